@@ -1,0 +1,42 @@
+"""Losses: value and gradient in one pass over the valid steps."""
+
+import numpy as np
+
+import fastmask as fm
+
+from . import common
+
+
+class Loss:
+    params = (
+        [
+            "MeanSquaredError",
+            "MeanAbsoluteError",
+            "BinaryCrossentropy",
+            "CategoricalCrossentropy",
+            "SparseCategoricalCrossentropy",
+        ],
+        [(4, 10, 4), (256, 100, 64)],
+        common.DTYPES,
+        common.FILLS,
+    )
+    param_names = ("loss", "B,T,K", "dtype", "fill")
+
+    def setup(self, name, size, dtype, fill):
+        B, T, K = size
+        self.loss, self.mask = getattr(fm.losses, name)(), common.mask(B, T, fill)
+        scores = np.exp(common.normal(B, T, K, dtype=dtype))
+        self.y_pred = scores / scores.sum(axis=-1, keepdims=True)
+        labels = np.random.default_rng(1).integers(0, K, size=(B, T))
+        self.y_true = labels if name.startswith("Sparse") else np.eye(K, dtype=dtype)[labels]
+        self.time_call()
+        self.time_value_and_grad()
+
+    def time_call(self, *_):
+        self.loss(self.y_true, self.y_pred, mask=self.mask)
+
+    def time_value_and_grad(self, *_):
+        self.loss.value_and_grad(self.y_true, self.y_pred, mask=self.mask)
+
+    def peakmem_value_and_grad(self, *_):
+        self.time_value_and_grad()

@@ -1,0 +1,47 @@
+"""Masked LSTM as a function: inference with packed weights, training step by step."""
+
+from fastmask.ops.lstm import lstm_pack
+
+import fastmask as fm
+
+from . import common
+
+
+class Inference:
+    params, param_names = common.RECURRENT, common.RECURRENT_NAMES
+
+    def setup(self, size, dtype, fill, threads):
+        self.data = common.RecurrentData("lstm", size, dtype, fill, threads)
+        self.packed = lstm_pack(*self.data.weights)
+        self.time_lstm()
+
+    def time_lstm(self, *_):
+        d = self.data
+        fm.lstm(d.x, *d.weights, mask=d.mask, packed=self.packed)
+
+    def peakmem_lstm(self, *_):
+        self.time_lstm()
+
+
+class Training:
+    params, param_names = common.RECURRENT, common.RECURRENT_NAMES
+
+    def setup(self, size, dtype, fill, threads):
+        self.data = common.RecurrentData("lstm", size, dtype, fill, threads)
+        self.time_lstm_pack()
+        self.time_lstm_backward()
+
+    def time_lstm_pack(self, *_):
+        lstm_pack(*self.data.weights)
+
+    def time_lstm_forward(self, *_):
+        d = self.data
+        return fm.lstm_forward(d.x, *d.weights, mask=d.mask)
+
+    def time_lstm_backward(self, *_):
+        """Forward and backward: a tape is good for one backward."""
+        _, tape = self.time_lstm_forward()
+        fm.lstm_backward(tape, self.data.d_outputs)
+
+    def peakmem_lstm_backward(self, *_):
+        self.time_lstm_backward()

@@ -1,0 +1,235 @@
+"""Element-wise activations: value and derivative of every Keras name, for whole arrays and inside the recurrent kernels.
+
+Design: one Python function a name writes the vector code of value and derivative (Keras 3's formulas and default parameters). tanh and sigmoid, the defaults of the
+recurrent layers, are inlined where they are used; all others are reached through one out-of-line function with a switch over the code, so that no kernel is compiled
+again for another activation.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ._jit import kernel
+from .activation_names import CODES, LINEAR, NAMES, SIGMOID, TANH
+from .simd import I64, Emitter, V, VecType, itemsize, lanes, load, load_part, store, store_part, unpack
+
+BLOCK = 16384  # elements of one block of the array kernels
+
+
+def _relu(e, x):
+    return e.where(x <= 0.0, 0.0, x), e.where(x > 0.0, 1.0, 0.0)  # NaN stays NaN
+
+
+def _relu6(e, x):
+    return e.clip(x, 0.0, 6.0), e.where(e.b.and_(x > 0.0, x < 6.0), 1.0, 0.0)
+
+
+def _leaky_relu(e, x):
+    return e.where(x < 0.0, x * 0.2, x), e.where(x > 0.0, 1.0, 0.2)
+
+
+def _elu(e, x):
+    m = e.expm1(e.where(x > 0.0, 0.0, x))
+    return e.where(x > 0.0, x, m), e.where(x > 0.0, 1.0, m + 1.0)
+
+
+def _selu(e, x):
+    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    m = e.expm1(e.where(x > 0.0, 0.0, x)) * (scale * alpha)
+    return e.where(x > 0.0, x * scale, m), e.where(x > 0.0, scale, m + scale * alpha)
+
+
+def _softplus(e, x):
+    return e.softplus(x), e.sigmoid(x)
+
+
+def _softsign(e, x):
+    d = e.abs(x) + 1.0
+    return x / d, 1.0 / (d * d)
+
+
+def _squareplus(e, x):
+    root = e.sqrt(e.fma(x, x, 4.0))
+    return (x + root) * 0.5, (x / root + 1.0) * 0.5
+
+
+def _silu(e, x):
+    s = e.sigmoid(x)
+    return x * s, s * e.fma(x, 1.0 - s, 1.0)
+
+
+def _hard_silu(e, x):
+    s, ds = _hard_sigmoid(e, x)
+    return x * s, e.fma(x, ds, s)
+
+
+def _gelu(e, x):
+    p = e.normal_cdf(x)
+    density = e.exp_nonpositive(-0.5 * x * x) * 0.39894228040143267794
+    return x * p, e.fma(x, density, p)
+
+
+def _hard_tanh(e, x):
+    return e.clip(x, -1.0, 1.0), e.where(e.b.and_(x >= -1.0, x <= 1.0), 1.0, 0.0)
+
+
+def _hard_sigmoid(e, x):
+    y = e.clip(x + 3.0, 0.0, 6.0)
+    return y * (1.0 / 6.0), e.where(e.b.and_(x > -3.0, x < 3.0), 1.0 / 6.0, 0.0)
+
+
+def _hard_sigmoid_v2(e, x):
+    return e.clip(e.fma(x, 0.2, 0.5), 0.0, 1.0), e.where(e.b.and_(x > -2.5, x < 2.5), 0.2, 0.0)
+
+
+def _log_sigmoid(e, x):
+    return -e.softplus(-x), e.sigmoid(-x)
+
+
+def _exponential(e, x):
+    y = e.exp(x)
+    return y, y
+
+
+def _mish(e, x):
+    t = e.tanh(e.softplus(x))
+    return x * t, e.fma(x * (1.0 - t * t), e.sigmoid(x), t)
+
+
+def _tanh(e, x):
+    y = e.tanh(x)
+    return y, 1.0 - y * y
+
+
+def _sigmoid(e, x):
+    y = e.sigmoid(x)
+    return y, y * (1.0 - y)
+
+
+def _tanh_shrink(e, x):
+    t = e.tanh(x)
+    return x - t, t * t
+
+
+def _soft_shrink(e, x):
+    y = e.where(x > 0.5, x - 0.5, e.where(x < -0.5, x + 0.5, x * 0.0))
+    return y, e.where(e.abs(x) > 0.5, 1.0, 0.0)
+
+
+def _hard_shrink(e, x):
+    return e.where(e.abs(x) <= 0.5, 0.0, x), e.where(e.abs(x) > 0.5, 1.0, 0.0)
+
+
+def _sparse_plus(e, x):
+    h = x + 1.0
+    return e.where(x <= -1.0, 0.0, e.where(x < 1.0, h * h * 0.25, x)), e.clip(h * 0.5, 0.0, 1.0)
+
+
+def _sparse_sigmoid(e, x):
+    return e.clip((x + 1.0) * 0.5, 0.0, 1.0), e.where(e.b.and_(x > -1.0, x < 1.0), 0.5, 0.0)
+
+
+def _linear(e, x):
+    return x, e.const(1.0)
+
+
+_RULES = {
+    "linear": _linear, "tanh": _tanh, "sigmoid": _sigmoid, "relu": _relu, "relu6": _relu6, "leaky_relu": _leaky_relu, "elu": _elu, "selu": _selu, "celu": _elu,
+    "softplus": _softplus, "softsign": _softsign, "squareplus": _squareplus, "silu": _silu, "hard_silu": _hard_silu, "gelu": _gelu, "hard_tanh": _hard_tanh,
+    "hard_sigmoid": _hard_sigmoid, "hard_sigmoid_v2": _hard_sigmoid_v2, "log_sigmoid": _log_sigmoid, "exponential": _exponential, "mish": _mish,
+    "tanh_shrink": _tanh_shrink, "soft_shrink": _soft_shrink, "hard_shrink": _hard_shrink, "sparse_plus": _sparse_plus, "sparse_sigmoid": _sparse_sigmoid,
+}  # fmt: skip
+assert set(_RULES) == set(NAMES)
+
+
+def _switch(e, x, code, which):
+    """Value (which = 0) or derivative (1) by code: a switch over all names, in a function of its own."""
+
+    def write(inner, args):
+        b = inner.b
+        x, code = V(inner, args[0]), args[1]
+        end = b.append_basic_block("end")
+        default = b.append_basic_block("default")
+        switch = b.switch(code, default)
+        incoming = []
+        for name in NAMES:
+            block = b.append_basic_block(name)
+            switch.add_case(ir.Constant(I64, CODES[name]), block)
+            b.position_at_end(block)
+            incoming.append((_RULES[name](inner, x)[which].v, b.block))
+            b.branch(end)
+        b.position_at_end(default)
+        b.branch(end)
+        b.position_at_end(end)
+        out = b.phi(inner.vec)
+        for value, block in incoming:
+            out.add_incoming(value, block)
+        out.add_incoming(x.v, default)
+        return out
+
+    f = e.function(("activation", "activation_slope")[which], [e.vec, I64], e.vec, write)
+    return V(e, e.b.call(f, [x.v, code]))
+
+
+def emit_value(e, x, code):
+    """Activation of a V inside a tile; code is an LLVM i64."""
+    return _switch(e, x, code, 0)
+
+
+def emit_slope(e, x, code):
+    """Derivative at a V of pre-activations."""
+    return _switch(e, x, code, 1)
+
+
+def _vector_intrinsic(which):
+    def function(typingctx, x, code):
+        def codegen(context, builder, sig, args):
+            e = Emitter(builder, sig.args[0].real)
+            return _switch(e, V(e, args[0]), args[1], which).v
+
+        return (x(x, types.int64), codegen) if isinstance(x, VecType) else None
+
+    function.__name__ = ("activate", "activation_slope")[which]
+    return intrinsic(function)
+
+
+activate = _vector_intrinsic(0)  # activate(x, code)
+activation_slope = _vector_intrinsic(1)  # derivative at the pre-activation x
+
+
+@kernel("x y size code")
+def activation_forward(block, args, real):
+    """y = activation(x) for an array of `size` elements. Parallel: blocks of BLOCK elements."""
+    x, y, size, code = unpack(args, 4)
+    L, bytes_ = lanes(real), itemsize(real)
+    last = min(size, (block + 1) * BLOCK)
+    i = block * BLOCK
+    while i < last:
+        count = min(L, last - i)
+        if count == L:
+            store(y + i * bytes_, activate(load(real, x + i * bytes_), code))
+        else:
+            store_part(y + i * bytes_, activate(load_part(real, x + i * bytes_, count), code), count)
+        i += L
+
+
+@kernel("x y dy dx size code")
+def activation_backward(block, args, real):
+    """dx = dy * activation'(x); for tanh and sigmoid from the output y, x may then be 0. Parallel: blocks of BLOCK elements."""
+    x, y, dy, dx, size, code = unpack(args, 6)
+    L, bytes_ = lanes(real), itemsize(real)
+    last = min(size, (block + 1) * BLOCK)
+    i = block * BLOCK
+    while i < last:
+        count = min(L, last - i)
+        d = load_part(real, dy + i * bytes_, count)
+        if code == TANH:
+            v = load_part(real, y + i * bytes_, count)
+            d = d * (1.0 - v * v)
+        elif code == SIGMOID:
+            v = load_part(real, y + i * bytes_, count)
+            d = d * (v * (1.0 - v))
+        elif code != LINEAR:
+            d = d * activation_slope(load_part(real, x + i * bytes_, count), code)
+        store_part(dx + i * bytes_, d, count)
+        i += L

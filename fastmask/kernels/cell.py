@@ -1,0 +1,197 @@
+"""The register tile of a recurrent step, shared by the cells: pre-activations of all gates as one chain over [x ; h], then gates and state on the registers.
+
+A cell gives the shape of its tile and a `finish` that reads like its equations; `cell_tile` makes the intrinsic.
+
+    panel p of a cell with A accumulators (LSTM i f c o):
+
+        acc[r][a]  =  bias[p][a]                     a < A, r < rows, each a vector of units p*lanes … p*lanes + lanes-1
+        acc[r][x_columns[i]] += x[r][k] * wx[p][k][i]      k < F
+        acc[r][h_columns[i]] += h[r][k] * wh[p][k][i]      k < H
+        finish(acc[r]) -> new state, saved gates
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .activation import emit_slope, emit_value
+from .activation_names import SIGMOID, TANH
+from .gemm import MAX_ROWS, emit_chain, row_switch
+from .simd import I64, PTR, Emitter, _real
+
+SLOTS = 48  # most rows in flight in one block
+# Addresses that a cell's tile reads for each slot, SLOTS apart: forward, then backward.
+X, H_IN, H_OUT, C_IN, C_OUT, WS, Z, RH = range(8)
+DH, CARRY, DRH = X, Z, RH
+
+REGISTER_VECTORS = 4 * MAX_ROWS
+
+
+class Step:
+    """What `finish` may read and write for one row of one panel."""
+
+    def __init__(self, e, frame, row, offset, ws_offset):
+        self._e, self._frame, self._row, self._offset, self._ws_offset = e, frame, row, offset, ws_offset
+
+    def address(self, field):
+        b = self._e.b
+        return b.load(b.gep(self._frame, [ir.Constant(I64, field * SLOTS + self._row)], source_etype=I64), typ=I64, align=8)
+
+    def _pointer(self, field):
+        return self._e.b.inttoptr(self._e.b.add(self.address(field), self._offset), PTR)
+
+    def load(self, field):
+        return self._e.load(self._pointer(field))
+
+    def store(self, field, value):
+        self._e.store(self._pointer(field), value)
+
+    def saved(self, count):
+        """The first `count` groups that forward kept."""
+        p = self._e.b.inttoptr(self._e.b.add(self.address(WS), self._ws_offset), PTR)
+        return [self._e.load(p, i) for i in range(count)]
+
+    def save(self, values):
+        """Keep `values` (a V for each group, None to leave a group alone) for backward; nothing happens in inference."""
+        b, ws = self._e.b, self.address(WS)
+        with b.if_then(b.icmp_unsigned("!=", ws, ir.Constant(I64, 0))):
+            p = b.inttoptr(b.add(ws, self._ws_offset), PTR)
+            for i, v in enumerate(values):
+                if v is not None:
+                    self._e.store(p, v, i)
+
+
+def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
+    """Intrinsic tile(real, frame, rows, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract) for panels p0 <= p < p1 of 1 … MAX_ROWS rows.
+
+    finish(e, step, acc, act, ract, fast): act and ract map a V to its activation; fast is True where they are tanh and sigmoid.
+    """
+
+    def several(rows):
+        """Panels held at once: enough accumulators to hide the latency of an fma, not more than there are registers."""
+        n = 1
+        while n * 2 * rows * accumulators <= REGISTER_VECTORS and n * 2 * accumulators <= 16:
+            n *= 2
+        return n
+
+    def write(rows):
+        def body(e, a):
+            b = e.b
+            frame, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract = a
+            frame, wx, wh, bias = (b.inttoptr(v, PTR) for v in (frame, wx, wh, bias))
+            def rows_of(field):
+                at = [b.gep(frame, [ir.Constant(I64, field * SLOTS + r)], source_etype=I64) for r in range(rows)]
+                return [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
+
+            xs, hs = rows_of(X), rows_of(h_field)
+            fast = b.and_(b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID)))
+
+            def panels(p, many):
+                unroll = 4 if rows * many * accumulators <= 8 else (2 if rows * many * accumulators <= 16 else 1)
+                bias_p = e.at(bias, b.mul(p, ir.Constant(I64, accumulators * e.lanes)))
+                acc = [[e.load(bias_p, i) for i in range(many * accumulators)] for _ in range(rows)]
+                for base, count, left, columns in ((wx, F, xs, x_columns), (wh, H, hs, h_columns)):
+                    size = b.mul(count, ir.Constant(I64, len(columns) * e.lanes))
+                    weights = [e.at(base, b.mul(b.add(p, ir.Constant(I64, i)), size)) for i in range(many)]
+                    acc = emit_chain(e, acc, left, weights, count, columns, unroll)
+                with b.if_else(fast) as (yes, no):
+                    for branch, quick in ((yes, True), (no, False)):
+                        with branch:
+                            f_act = e.tanh if quick else (lambda v: emit_value(e, v, act))
+                            f_ract = e.sigmoid if quick else (lambda v: emit_value(e, v, ract))
+                            for i in range(many):
+                                at = b.add(p, ir.Constant(I64, i))
+                                offset = b.mul(at, ir.Constant(I64, e.lanes * e.bytes))
+                                for r in range(rows):
+                                    step = Step(e, frame, r, offset, b.mul(at, ws_jump))
+                                    finish(e, step, acc[r][i * accumulators : (i + 1) * accumulators], f_act, f_ract, quick)
+
+            many = several(rows)
+            p = p0
+            if many > 1:
+                groups = b.sdiv(b.sub(p1, p0), ir.Constant(I64, many))
+
+                def group(i, carried):
+                    panels(b.add(p0, b.mul(i, ir.Constant(I64, many))), many)
+                    return []
+
+                e.loop(groups, [], group)
+                p = b.add(p0, b.mul(groups, ir.Constant(I64, many)))
+
+            def single(i, carried):
+                panels(b.add(p, i), 1)
+                return []
+
+            e.loop(b.sub(p1, p), [], single)
+
+        return body
+
+    def tile(typingctx, real, frame, rows, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract):
+        def codegen(context, builder, sig, args):
+            e = Emitter(builder, _real(sig.args[0]))
+            _, frame, rows, *rest = args
+
+            def make(r):
+                builder.call(e.function(f"{name}{r}", [I64] * 11, ir.VoidType(), write(r)), [frame, *rest])
+
+            row_switch(builder, rows, MAX_ROWS, make)
+            return context.get_dummy_value()
+
+        return types.void(real, *[types.int64] * 12), codegen
+
+    tile.__name__ = name
+    return intrinsic(tile)
+
+
+class Gate:
+    """Value and slope of a gate from what forward kept: the value itself for tanh and sigmoid (fast), else the pre-activation."""
+
+    def __init__(self, e, code, kind, fast):
+        self._e, self._code, self._kind, self._fast = e, code, kind, fast
+
+    def __call__(self, kept):
+        """(value, slope) of a kept gate."""
+        if not self._fast:
+            return emit_value(self._e, kept, self._code), emit_slope(self._e, kept, self._code)
+        return kept, (1.0 - kept * kept if self._kind == "tanh" else kept * (1.0 - kept))
+
+    def at(self, x):
+        """(value, slope) at a pre-activation, whatever was kept."""
+        if not self._fast:
+            return self(x)
+        y = self._e.tanh(x) if self._kind == "tanh" else self._e.sigmoid(x)
+        return self(y)
+
+
+def cell_backward(name, write):
+    """Intrinsic step(real, frame, panels, ws_jump, act, ract): gradients of the gates of one row and step, all panels.
+
+    write(e, step, act, ract, fast): reads kept gates and the gradient of the output, writes the gates' gradients over them; act and ract are `Gate`s.
+    """
+
+    def body(e, a):
+        b = e.b
+        frame, panels, ws_jump, act, ract = a
+        frame = b.inttoptr(frame, PTR)
+        fast = b.and_(b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID)))
+        with b.if_else(fast) as (yes, no):
+            for branch, quick in ((yes, True), (no, False)):
+                with branch:
+
+                    def panel(p, carried, quick=quick):
+                        step = Step(e, frame, 0, b.mul(p, ir.Constant(I64, e.lanes * e.bytes)), b.mul(p, ws_jump))
+                        write(e, step, Gate(e, act, "tanh", quick), Gate(e, ract, "sigmoid", quick), quick)
+                        return []
+
+                    e.loop(panels, [], panel)
+
+    def step(typingctx, real, frame, panels, ws_jump, act, ract):
+        def codegen(context, builder, sig, args):
+            e = Emitter(builder, _real(sig.args[0]))
+            builder.call(e.function(name, [I64] * 5, ir.VoidType(), body), args[1:])
+            return context.get_dummy_value()
+
+        return types.void(real, *[types.int64] * 5), codegen
+
+    step.__name__ = name
+    return intrinsic(step)

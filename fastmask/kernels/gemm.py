@@ -1,0 +1,313 @@
+"""Matrix products: the register tiles, and the kernels made of them (packing, Dense, bulk gradients).
+
+Design
+  a) Every output element is ONE chain of fused multiply-adds over k in ascending order, started from its bias (or the value already there). No split sums, no BLAS:
+     so a row's bits depend neither on its neighbours nor on threads.
+  b) A tile keeps `rows` x `vectors` accumulators in registers (6 x 4 with 32 vector registers) and is emitted as one piece of LLVM IR, a function a row count.
+     Rows are given as addresses, one each: rows of one tile may lie anywhere.
+  c) Right-hand sides are packed so that a tile reads one contiguous stream:
+
+       columns of B, in vectors:   | 0 1 2 3 | 4 5 6 7 | 8 9 | 10 |        panels of 4, then 2, then 1 vectors
+       in memory, panel by panel:  k=0: v0 v1 v2 v3, k=1: v0 v1 v2 v3, …
+
+  d) The left-hand side may be cut into `outer` runs of `inner` scalars, `jump` bytes apart: gradients of gates are stored panel by panel (see lstm.py).
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ._jit import kernel
+from .simd import I64, PTR, TILE_ROWS, Emitter, V, _real, get_i64, itemsize, lanes, load, put_i64, splat, stack, store, unpack
+
+MAX_ROWS = TILE_ROWS
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Tiles
+
+
+def emit_chain(e, acc, rows, panels, count, columns, unroll=1):
+    """acc[r][·] += rows[r][k] * panels[p][k][·] for k < count.
+
+    acc: a list of V per row, the columns of panel 0, then of panel 1, …; rows: pointers to scalars; panels: pointers to packed vectors, len(columns) a k, the i-th goes
+    to column columns[i] of its panel. Returns acc.
+    """
+    width, n = len(columns), len(acc[0])
+    per_panel = n // len(panels)
+    targets = [p * per_panel + c for p in range(len(panels)) for c in columns]
+    flat = [a for row in acc for a in row]
+
+    def step(k, flat):
+        flat = list(flat)
+        at = e.b.mul(k, ir.Constant(I64, width * e.lanes))
+        w = [e.load(e.at(p, at), i) for p in panels for i in range(width)]
+        for r, row in enumerate(rows):
+            x = e.broadcast(row, k)
+            for t, weight in zip(targets, w, strict=True):
+                flat[r * n + t] = e.fma(x, weight, flat[r * n + t])
+        return flat
+
+    if unroll == 1:
+        flat = e.loop(count, flat, step)
+    else:
+        u = ir.Constant(I64, unroll)
+        many = e.b.sdiv(count, u)
+
+        def steps(i, flat):
+            k = e.b.mul(i, u)
+            for j in range(unroll):
+                flat = step(e.b.add(k, ir.Constant(I64, j)), flat)
+            return flat
+
+        done = e.b.mul(many, u)
+        flat = e.loop(many, flat, steps)
+        flat = e.loop(e.b.sub(count, done), flat, lambda k, flat: step(e.b.add(k, done), flat))
+    return [flat[r * n : (r + 1) * n] for r in range(len(rows))]
+
+
+def row_switch(builder, rows, most, make):
+    """Call make(r)(…) for the run-time number of rows 1..most: `make(r)` returns a function that emits the call."""
+    end = builder.append_basic_block("rows.end")
+    switch = builder.switch(rows, end)
+    for r in range(1, most + 1):
+        block = builder.append_basic_block(f"rows.{r}")
+        switch.add_case(ir.Constant(I64, r), block)
+        builder.position_at_end(block)
+        make(r)
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _load_addresses(e, frame, count):
+    """`count` pointers from an int64 array."""
+    return [e.b.inttoptr(e.b.load(e.b.gep(frame, [ir.Constant(I64, r)], source_etype=I64), typ=I64, align=8), PTR) for r in range(count)]
+
+
+def _for_panels(e, vectors, emit):
+    """emit(v0, width) for the column panels of `vectors` vectors: fours in a loop, then a two, then a one."""
+    b = e.b
+    four = ir.Constant(I64, 4)
+    fours = b.sdiv(vectors, four)
+
+    def body(i, carried):
+        emit(b.mul(i, four), 4)
+        return []
+
+    e.loop(fours, [], body)
+    at = b.mul(fours, four)
+    for width in (2, 1):
+        has = b.icmp_signed("!=", b.and_(vectors, ir.Constant(I64, width)), ir.Constant(I64, 0))
+        with b.if_then(has):
+            emit(at, width)
+        at = b.add(at, b.and_(vectors, ir.Constant(I64, width)))
+
+
+def _write_matmul(rows):
+    """Body of matmul for a fixed number of rows."""
+
+    def write(e, args):
+        b = e.b
+        a_frame, init_frame, c_frame, weights, outer, inner, jump, vectors, columns = args
+        a_rows, init_rows, c_rows = (_load_addresses(e, b.inttoptr(f, PTR), rows) for f in (a_frame, init_frame, c_frame))
+        weights = b.inttoptr(weights, PTR)
+        depth = b.mul(outer, inner)
+
+        def panel(v0, width):
+            first = b.mul(v0, ir.Constant(I64, e.lanes))  # element column of this panel
+            w = e.at(weights, b.mul(first, depth))
+            left = b.sub(columns, first)
+            whole = b.icmp_signed(">=", left, ir.Constant(I64, width * e.lanes))
+            acc = []
+            slots = [[b.alloca(e.vec) for _ in range(width)] for _ in range(rows)]
+            with b.if_else(whole) as (yes, no):
+                for branch, part in ((yes, False), (no, True)):
+                    with branch:
+                        for r in range(rows):
+                            for i in range(width):
+                                p = e.at(e.at(init_rows[r], first), i * e.lanes)
+                                x = e.load_part(p, b.sub(left, ir.Constant(I64, i * e.lanes))) if part else e.load(p)
+                                b.store(x.v, slots[r][i])
+            acc = [[V(e, b.load(s, typ=e.vec)) for s in row] for row in slots]
+            flat = [a for row in acc for a in row]
+
+            def run(o, flat):
+                acc = [flat[r * width : (r + 1) * width] for r in range(rows)]
+                skip = b.mul(o, jump)
+                a = [b.gep(p, [skip], source_etype=ir.IntType(8)) for p in a_rows]
+                w_run = e.at(w, b.mul(b.mul(o, inner), ir.Constant(I64, width * e.lanes)))
+                acc = emit_chain(e, acc, a, [w_run], inner, range(width), unroll=4 if rows * width <= 8 else 1)
+                return [a for row in acc for a in row]
+
+            flat = e.loop(outer, flat, run)
+            with b.if_else(whole) as (yes, no):
+                for branch, part in ((yes, False), (no, True)):
+                    with branch:
+                        for r in range(rows):
+                            for i in range(width):
+                                p = e.at(e.at(c_rows[r], first), i * e.lanes)
+                                x = flat[r * width + i]
+                                if part:
+                                    e.store_part(p, x, b.sub(left, ir.Constant(I64, i * e.lanes)))
+                                else:
+                                    e.store(p, x)
+
+        _for_panels(e, vectors, panel)
+
+    return write
+
+
+@intrinsic
+def matmul(typingctx, real, a_frame, init_frame, c_frame, rows, weights, outer, inner, jump, vectors, columns):
+    """c[r] = init[r] + a[r] · weights for `rows` (1 … MAX_ROWS) rows.
+
+    a_frame, init_frame, c_frame: addresses of arrays of row addresses. a[r] is `outer` runs of `inner` scalars, `jump` bytes apart; weights are packed (design c) with
+    `vectors` vectors of which the first `columns` elements exist in init and c.
+    """
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, _real(sig.args[0]))
+        _, a_frame, init_frame, c_frame, rows, *rest = args
+
+        def make(r):
+            f = e.function(f"matmul{r}", [I64] * 9, ir.VoidType(), _write_matmul(r))
+            builder.call(f, [a_frame, init_frame, c_frame, *rest])
+
+        row_switch(builder, rows, MAX_ROWS, make)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 10), codegen
+
+
+_OUTER_ROWS = (6, 4, 2, 1) if TILE_ROWS == 6 else (3, 2, 1)
+
+
+def _write_outer(rows, width):
+    """C[r][v] += sum over n of a[index[n]][r] * b[n][v]."""
+
+    def write(e, args):
+        b = e.b
+        a, index, a_stride, bp, b_stride, v_stride, count, c, c_stride = args
+        c_rows = [b.inttoptr(b.add(c, b.mul(c_stride, ir.Constant(I64, r))), PTR) for r in range(rows)]
+        acc = [e.load(p, i) for p in c_rows for i in range(width)]
+        index_ptr = b.inttoptr(index, PTR)
+
+        def step(n, flat):
+            flat = list(flat)
+            at = b.load(b.gep(index_ptr, [n], source_etype=I64), typ=I64, align=8)
+            row = b.inttoptr(b.add(a, b.mul(at, a_stride)), PTR)
+            base = b.add(bp, b.mul(n, b_stride))
+            w = [e.load(b.inttoptr(b.add(base, b.mul(v_stride, ir.Constant(I64, i))), PTR)) for i in range(width)]
+            for r in range(rows):
+                x = e.broadcast(row, r)
+                for i in range(width):
+                    flat[r * width + i] = e.fma(x, w[i], flat[r * width + i])
+            return flat
+
+        flat = e.loop(count, acc, step)
+        for r in range(rows):
+            for i in range(width):
+                e.store(c_rows[r], flat[r * width + i], i)
+
+    return write
+
+
+@intrinsic
+def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_stride, count, c, c_stride):
+    """C[r][v] += sum over n < count of a[index[n]][r] · b[n][v]: one tile of a weight gradient.
+
+    rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, `v_stride` bytes apart in b, adjacent in C. n ascends: one chain an element.
+    """
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, _real(sig.args[0]))
+        _, rows, width, *rest = args
+        end = builder.append_basic_block("outer.end")
+        key = builder.add(builder.mul(rows, ir.Constant(I64, 8)), width)
+        switch = builder.switch(key, end)
+        for r in _OUTER_ROWS:
+            for w in (4, 3, 2, 1):
+                block = builder.append_basic_block(f"outer.{r}.{w}")
+                switch.add_case(ir.Constant(I64, r * 8 + w), block)
+                builder.position_at_end(block)
+                builder.call(e.function(f"outer{r}x{w}", [I64] * 9, ir.VoidType(), _write_outer(r, w)), rest)
+                builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 11), codegen
+
+
+@intrinsic
+def outer_rows(typingctx, left):
+    """The tallest outer tile for `left` remaining rows."""
+
+    def codegen(context, builder, sig, args):
+        out = ir.Constant(I64, 1)
+        for r in reversed(_OUTER_ROWS[:-1]):
+            out = builder.select(builder.icmp_signed(">=", args[0], ir.Constant(I64, r)), ir.Constant(I64, r), out)
+        return out
+
+    return types.int64(types.int64), codegen
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Kernels
+
+PRODUCT_ROWS = 8 * MAX_ROWS  # rows of one block of `product`
+CHUNK = 256  # steps that a weight gradient takes at a time: the panel of b and the rows of a stay in the L2 cache
+
+
+@kernel("a a_stride outer inner jump init weights vectors columns c c_index c_stride rows")
+def product(block, args, real):
+    """c[c_index[n]] = init + a[n] · weights for rows n of a block; c_index 0: c[n]. Parallel: blocks of PRODUCT_ROWS rows.
+
+    a (rows, outer runs of inner), init one padded row (a bias or zeros), c rows of `columns` elements.
+    """
+    a, a_stride, outer, inner, jump, init, weights, vectors, columns, c, c_index, c_stride, rows = unpack(args, 13)
+    a_frame, init_frame, c_frame = stack(8), stack(8), stack(8)
+    for r in range(MAX_ROWS):
+        put_i64(init_frame, r, init)
+    last = min(rows, (block + 1) * PRODUCT_ROWS)
+    for n in range(block * PRODUCT_ROWS, last, MAX_ROWS):
+        count = min(MAX_ROWS, last - n)
+        for r in range(count):
+            put_i64(a_frame, r, a + (n + r) * a_stride)
+            at = get_i64(c_index, n + r) if c_index != 0 else n + r
+            put_i64(c_frame, r, c + at * c_stride)
+        matmul(real, a_frame, init_frame, c_frame, count, weights, outer, inner, jump, vectors, columns)
+
+
+@kernel("a index a_stride depth b b_stride panel_stride v_stride vectors per_panel steps out k_step k_blocks")
+def weight_gradient(block, args, real):
+    """out[panel][k][v] = sum over n of a[index[n]][k] · b[panel][n][v], n ascending. Parallel: blocks of k_step rows of one panel."""
+    a, index, a_stride, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, out, k_step, k_blocks = unpack(args, 14)
+    L, size = lanes(real), itemsize(real)
+    panel, part = block // k_blocks, block % k_blocks
+    width = min(per_panel, vectors - panel * per_panel)
+    k0, k1 = part * k_step, min(depth, (part + 1) * k_step)
+    c_stride = per_panel * L * size
+    c = out + (panel * depth + k0) * c_stride
+    zero = splat(real, 0.0)
+    for i in range((k1 - k0) * per_panel):
+        store(c + i * L * size, zero)
+    for n0 in range(0, steps, CHUNK):
+        count = min(CHUNK, steps - n0)
+        k = k0
+        while k < k1:
+            rows = outer_rows(k1 - k)
+            at = b + panel * panel_stride + n0 * b_stride
+            outer_tile(real, rows, width, a + k * size, index + 8 * n0, a_stride, at, b_stride, v_stride, count, c + (k - k0) * c_stride, c_stride)
+            k += rows
+
+
+@kernel("b b_stride v_stride vectors steps out")
+def column_sums(block, args, real):
+    """out[v] = sum over n of b[n][v], n ascending. Parallel: a block is a vector."""
+    b, b_stride, v_stride, vectors, steps, out = unpack(args, 6)
+    total = splat(real, 0.0)
+    at = b + block * v_stride
+    for _ in range(steps):
+        total = total + load(real, at)
+        at += b_stride
+    store(out + block * lanes(real) * itemsize(real), total)

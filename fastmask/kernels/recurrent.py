@@ -1,0 +1,324 @@
+"""The loops that walk rows through a recurrent cell, forward and backward; the cells (lstm.py, gru.py, simple_rnn.py) bring tile and equations.
+
+Design
+  A block is a worker with `slots` rows in flight, each at a time step of its own. Rows come longest first: the first slots are dealt out, later ones are taken from an
+  atomic counter whenever a row ends. So register tiles stay full although lengths differ, and threads finish together. No row's result depends on its neighbours or
+  on who computes it: that is what keeps the bits equal for any batch, padding and number of threads.
+"""
+
+from ._jit import kernel
+from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_IN, H_OUT, RH, SLOTS, WS, X, Z
+from .gemm import MAX_ROWS, matmul
+from .simd import atomic_add, get_i64, itemsize, lanes, load, load_part, put_i64, splat, stack, store, store_part, unpack
+
+FORWARD_ARGUMENTS = (
+    "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
+    "outputs last final_h final_c zero_masked hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract"
+)
+
+
+def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
+    """The forward block kernel of a cell: walks rows through `tile` (and `tile2` where a step takes two passes).
+
+    Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; hs, cs, ws: what training keeps (0 in inference): states of step n at row n, initial states of row b at
+    row steps + b, gates at ws + panel * ws_jump + n * (gates of one panel). scratch: states of the slots of every block.
+    """
+
+    @kernel(FORWARD_ARGUMENTS)
+    def forward(block, args, real):
+        (order, rows, first, src, dst, base, backwards, slots, workers, queue, x, x_stride, F, H, panels, steps, h0, c0,
+         outputs, last, final_h, final_c, zero_masked, hs, cs, ws, ws_jump, scratch, wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 36)  # fmt: skip
+        L, size = lanes(real), itemsize(real)
+        state = panels * L * size  # bytes of a padded state row
+        row_bytes = H * size
+        ws_step = ws_jump // (steps + 1)
+        zero = splat(real, 0.0)
+        frame = stack(384)  # 8 fields x SLOTS
+        slot_row, slot_k, slot_len, slot_buffer = stack(48), stack(48), stack(48), stack(48)
+        scratch += block * slots * 5 * state
+        for s in range(slots):
+            put_i64(slot_buffer, s, scratch + s * 5 * state)
+        active, dealt, open_ = 0, 0, True
+        while True:
+            while open_ and active < slots:
+                if dealt < slots:
+                    i = block + dealt * workers
+                    dealt += 1
+                else:
+                    i = atomic_add(queue, 1)
+                if i >= rows:
+                    if dealt >= slots:
+                        open_ = False
+                    continue
+                b = get_i64(order, i)
+                length = get_i64(first, b + 1) - get_i64(first, b)
+                buffer = get_i64(slot_buffer, active)
+                h_in = hs + (steps + b) * state if hs != 0 else buffer
+                c_in = cs + (steps + b) * state if hs != 0 else buffer + 2 * state
+                for j in range(panels):
+                    left = min(L, H - j * L)
+                    at = j * L * size
+                    store(h_in + at, load_part(real, h0 + b * row_bytes + at, left) if h0 != 0 else zero)
+                    if has_cell_state:
+                        store(c_in + at, load_part(real, c0 + b * row_bytes + at, left) if c0 != 0 else zero)
+                if length > 0:
+                    put_i64(slot_row, active, b)
+                    put_i64(slot_k, active, 0)
+                    put_i64(slot_len, active, length)
+                    active += 1
+                    continue
+                # a row without a valid step: states as they came, outputs zero
+                for j in range(panels):
+                    left = min(L, H - j * L)
+                    at = j * L * size
+                    store_part(final_h + b * row_bytes + at, load(real, h_in + at), left)
+                    if has_cell_state:
+                        store_part(final_c + b * row_bytes + at, load(real, c_in + at), left)
+                    if last != 0:
+                        store_part(last + b * row_bytes + at, zero, left)
+                    if outputs != 0:
+                        for p in range(get_i64(base, b), get_i64(base, b + 1)):
+                            store_part(outputs + p * row_bytes + at, zero, left)
+            if active == 0:
+                break
+
+            # one step of every active row
+            for s in range(active):
+                b, k = get_i64(slot_row, s), get_i64(slot_k, s)
+                buffer = get_i64(slot_buffer, s)
+                n = get_i64(first, b) + k
+                put_i64(frame, X * SLOTS + s, x + get_i64(src, n) * x_stride)
+                if hs != 0:
+                    before = n - 1 if k > 0 else steps + b
+                    put_i64(frame, H_IN * SLOTS + s, hs + before * state)
+                    put_i64(frame, H_OUT * SLOTS + s, hs + n * state)
+                    put_i64(frame, C_IN * SLOTS + s, cs + before * state)
+                    put_i64(frame, C_OUT * SLOTS + s, cs + n * state)
+                    put_i64(frame, WS * SLOTS + s, ws + n * ws_step)
+                else:
+                    put_i64(frame, H_IN * SLOTS + s, buffer + (k & 1) * state)
+                    put_i64(frame, H_OUT * SLOTS + s, buffer + (1 - (k & 1)) * state)
+                    put_i64(frame, C_IN * SLOTS + s, buffer + 2 * state)
+                    put_i64(frame, C_OUT * SLOTS + s, buffer + 2 * state)
+                    put_i64(frame, WS * SLOTS + s, 0)
+                put_i64(frame, Z * SLOTS + s, buffer + 3 * state)
+                put_i64(frame, RH * SLOTS + s, cs + n * state if two_passes and hs != 0 else buffer + 4 * state)
+            # panels outside, row tiles inside: a panel's weights are read once from far and again from near
+            width = panels if active <= MAX_ROWS else tile_panels
+            for p in range(0, panels, width):
+                for s in range(0, active, MAX_ROWS):
+                    tile(real, frame + 8 * s, min(MAX_ROWS, active - s), p, min(p + width, panels), wx, wh, bias, F, H, ws_jump, act, ract)
+            if two_passes:
+                for p in range(0, panels, width):
+                    for s in range(0, active, MAX_ROWS):
+                        tile2(real, frame + 8 * s, min(MAX_ROWS, active - s), p, min(p + width, panels), wx2, wh2, bias2, F, H, ws_jump, act, ract)
+
+            s = active - 1
+            while s >= 0:
+                b, k, length = get_i64(slot_row, s), get_i64(slot_k, s), get_i64(slot_len, s)
+                n = get_i64(first, b) + k
+                h = get_i64(frame, H_OUT * SLOTS + s)
+                if outputs != 0:
+                    out = outputs + get_i64(dst, n) * row_bytes
+                    for j in range(panels - 1):
+                        store(out + j * L * size, load(real, h + j * L * size))
+                    at = (panels - 1) * L * size
+                    store_part(out + at, load(real, h + at), H - (panels - 1) * L)
+                put_i64(slot_k, s, k + 1)
+                if k + 1 == length:
+                    c = get_i64(frame, C_OUT * SLOTS + s)
+                    for j in range(panels):
+                        left = min(L, H - j * L)
+                        at = j * L * size
+                        store_part(final_h + b * row_bytes + at, load(real, h + at), left)
+                        if has_cell_state:
+                            store_part(final_c + b * row_bytes + at, load(real, c + at), left)
+                        if last != 0:
+                            store_part(last + b * row_bytes + at, load(real, h + at), left)
+                    start, end = get_i64(base, b), get_i64(base, b + 1)
+                    if outputs != 0 and length < end - start:
+                        # masked positions: zeros, or the output before them in the order of the steps
+                        step = -1 if backwards else 1
+                        p = end - 1 if backwards else start
+                        stop = start - 1 if backwards else end
+                        held = -1
+                        k = 0
+                        while p != stop:
+                            if k < length and get_i64(dst, n - length + 1 + k) == p:
+                                held = p
+                                k += 1
+                            else:
+                                for j in range(panels):
+                                    left = min(L, H - j * L)
+                                    at = j * L * size
+                                    v = zero
+                                    if held >= 0 and not zero_masked:
+                                        v = load_part(real, outputs + held * row_bytes + at, left)
+                                    store_part(outputs + p * row_bytes + at, v, left)
+                            p += step
+                    active -= 1
+                    if s != active:
+                        put_i64(slot_row, s, get_i64(slot_row, active))
+                        put_i64(slot_k, s, get_i64(slot_k, active))
+                        put_i64(slot_len, s, get_i64(slot_len, active))
+                        buffer = get_i64(slot_buffer, s)
+                        put_i64(slot_buffer, s, get_i64(slot_buffer, active))
+                        put_i64(slot_buffer, active, buffer)
+                s -= 1
+
+    return forward
+
+
+BACKWARD_ARGUMENTS = (
+    "order rows first dst base backwards slots workers queue H panels steps d_outputs d_last d_final_h d_final_c zero_masked "
+    "hs cs ws ws_jump scratch ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
+)
+
+
+def recurrent_backward(step, step2, has_cell_state, two_passes):
+    """The backward block kernel of a cell: steps of each row from the last to the first; gates in ws are replaced by their gradients.
+
+    For a row at step k: dh = gradient of its output (and of held copies of it) + carry + dz(k+1) · U^T, then `step` (and `step2`) give dz(k). dz(k+1) is read from ws,
+    `ut_inner` scalars a panel from byte ut_skip on; row `steps` of ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H).
+    """
+
+    @kernel(BACKWARD_ARGUMENTS)
+    def backward(block, args, real):
+        (order, rows, first, dst, base, backwards, slots, workers, queue, H, panels, steps, d_outputs, d_last, d_final_h, d_final_c, zero_masked,
+         hs, cs, ws, ws_jump, scratch, ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract) = unpack(args, 30)  # fmt: skip
+        L, size = lanes(real), itemsize(real)
+        state = panels * L * size
+        row_bytes = H * size
+        ws_step = ws_jump // (steps + 1)
+        zero = splat(real, 0.0)
+        frame = stack(384)
+        a_frame, c_frame = stack(48), stack(48)
+        slot_row, slot_k, slot_buffer = stack(48), stack(48), stack(48)
+        scratch += block * slots * 3 * state
+        for s in range(slots):
+            put_i64(slot_buffer, s, scratch + s * 3 * state)
+        active, dealt, open_ = 0, 0, True
+        while True:
+            while open_ and active < slots:
+                if dealt < slots:
+                    i = block + dealt * workers
+                    dealt += 1
+                else:
+                    i = atomic_add(queue, 1)
+                if i >= rows:
+                    if dealt >= slots:
+                        open_ = False
+                    continue
+                b = get_i64(order, i)
+                length = get_i64(first, b + 1) - get_i64(first, b)
+                if length > 0:
+                    # carry starts as the gradient of the last state
+                    carry = get_i64(slot_buffer, active) + state
+                    for j in range(panels):
+                        left = min(L, H - j * L)
+                        at = j * L * size
+                        if has_cell_state:
+                            store(carry + at, load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero)
+                        else:
+                            store(carry + at, zero)
+                    put_i64(slot_row, active, b)
+                    put_i64(slot_k, active, length - 1)
+                    active += 1
+                    continue
+                for j in range(panels):
+                    left = min(L, H - j * L)
+                    at = j * L * size
+                    if d_h0 != 0:
+                        store_part(d_h0 + b * row_bytes + at, load_part(real, d_final_h + b * row_bytes + at, left) if d_final_h != 0 else zero, left)
+                    if has_cell_state and d_c0 != 0:
+                        store_part(d_c0 + b * row_bytes + at, load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero, left)
+            if active == 0:
+                break
+
+            for s in range(active):
+                b, k = get_i64(slot_row, s), get_i64(slot_k, s)
+                n0, n1 = get_i64(first, b), get_i64(first, b + 1)
+                n = n0 + k
+                buffer = get_i64(slot_buffer, s)
+                before = n - 1 if k > 0 else steps + b
+                is_last = n + 1 == n1
+                put_i64(frame, DH * SLOTS + s, buffer)
+                put_i64(frame, CARRY * SLOTS + s, buffer + state)
+                put_i64(frame, DRH * SLOTS + s, buffer + 2 * state)
+                put_i64(frame, H_IN * SLOTS + s, hs + before * state)
+                put_i64(frame, H_OUT * SLOTS + s, hs + n * state)
+                put_i64(frame, C_IN * SLOTS + s, cs + before * state)
+                put_i64(frame, C_OUT * SLOTS + s, cs + n * state)
+                put_i64(frame, WS * SLOTS + s, ws + n * ws_step)
+                put_i64(a_frame, s, ws + (steps if is_last else n + 1) * ws_step + ut_skip)
+                # dh: what arrives from outside (masked positions that hold this output included) and the carry
+                p0, p1, move = 0, 0, 1
+                if d_outputs != 0:
+                    p0 = get_i64(dst, n)
+                    p1 = p0 + 1
+                    if not zero_masked:
+                        if backwards:
+                            move = -1
+                            p1 = get_i64(base, b) - 1 if is_last else get_i64(dst, n + 1)
+                        else:
+                            p1 = get_i64(base, b + 1) if is_last else get_i64(dst, n + 1)
+                for j in range(panels):
+                    left = min(L, H - j * L)
+                    at = j * L * size
+                    d = zero
+                    p = p0
+                    while p != p1:
+                        d = d + load_part(real, d_outputs + p * row_bytes + at, left)
+                        p += move
+                    if is_last:
+                        if d_last != 0:
+                            d = d + load_part(real, d_last + b * row_bytes + at, left)
+                        if d_final_h != 0:
+                            d = d + load_part(real, d_final_h + b * row_bytes + at, left)
+                    if not has_cell_state:
+                        d = d + load(real, buffer + state + at)
+                    store(buffer + at, d)
+            for s in range(0, active, MAX_ROWS):
+                dh = frame + 8 * (DH * SLOTS + s)
+                matmul(real, a_frame + 8 * s, dh, dh, min(MAX_ROWS, active - s), ut, panels, ut_inner, ws_jump, panels, panels * L)
+            for s in range(active):
+                step(real, frame + 8 * s, panels, ws_jump, act, ract)
+            if two_passes:
+                for s in range(active):
+                    drh = get_i64(frame, DRH * SLOTS + s)
+                    for j in range(panels):
+                        store(drh + j * L * size, zero)
+                for s in range(0, active, MAX_ROWS):
+                    drh = frame + 8 * (DRH * SLOTS + s)
+                    matmul(real, frame + 8 * (WS * SLOTS + s), drh, drh, min(MAX_ROWS, active - s), ut2, panels, L, ws_jump, panels, panels * L)
+                for s in range(active):
+                    step2(real, frame + 8 * s, panels, ws_jump, act, ract)
+
+            s = active - 1
+            while s >= 0:
+                b, k = get_i64(slot_row, s), get_i64(slot_k, s)
+                put_i64(slot_k, s, k - 1)
+                if k == 0:
+                    buffer = get_i64(slot_buffer, s)
+                    if d_h0 != 0:
+                        for j in range(panels):
+                            store(buffer + j * L * size, zero if has_cell_state else load(real, buffer + state + j * L * size))
+                        put_i64(c_frame, 0, buffer)
+                        put_i64(a_frame, 0, get_i64(frame, WS * SLOTS + s) + ut_skip)
+                        matmul(real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L)
+                        for j in range(panels):
+                            left = min(L, H - j * L)
+                            store_part(d_h0 + b * row_bytes + j * L * size, load(real, buffer + j * L * size), left)
+                    if has_cell_state and d_c0 != 0:
+                        for j in range(panels):
+                            left = min(L, H - j * L)
+                            store_part(d_c0 + b * row_bytes + j * L * size, load(real, buffer + state + j * L * size), left)
+                    active -= 1
+                    if s != active:
+                        put_i64(slot_row, s, get_i64(slot_row, active))
+                        put_i64(slot_k, s, get_i64(slot_k, active))
+                        put_i64(slot_buffer, s, get_i64(slot_buffer, active))
+                        put_i64(slot_buffer, active, buffer)
+                s -= 1
+
+    return backward

@@ -1,0 +1,23 @@
+"""Layers with Keras' names and arguments, and the masks that travel through them."""
+
+from fastmask.layers.base import Layer, MaskDroppedWarning
+from fastmask.layers.bidirectional import Bidirectional
+from fastmask.layers.core import Dense, Dropout, Input, Masking
+from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
+from fastmask.layers.registry import deserialize, register_serializable, serialize
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "Dense",
+    "Dropout",
+    "Input",
+    "Layer",
+    "MaskDroppedWarning",
+    "Masking",
+    "SimpleRNN",
+    "deserialize",
+    "register_serializable",
+    "serialize",
+]

@@ -1,0 +1,612 @@
+"""Layer: weights, masks, training calls and their backward. The base of every layer and model."""
+
+import functools
+import inspect
+import itertools
+import re
+import threading
+import warnings
+
+import numpy as np
+
+from fastmask import initializers
+from fastmask.layers.calls import Call, LatestCall, stack
+from fastmask.layers.masked import MaskedOutput, MaskedRagged, mask_of, plain, with_mask
+from fastmask.ops.mask import check_mask
+from fastmask.ragged import Ragged
+from fastmask.variable import Variable
+
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+# arguments of Keras' layers that may be passed if they ask for nothing
+NOT_SUPPORTED = (
+    "activity_regularizer kernel_regularizer recurrent_regularizer bias_regularizer kernel_constraint recurrent_constraint "
+    "bias_constraint lora_rank quantization_config unroll"
+).split()
+
+
+class MaskDroppedWarning(UserWarning):
+    """A mask came in and none goes out, though nothing used it up. `warnings.simplefilter("error", MaskDroppedWarning)`
+    makes it an error."""
+
+
+class Layer:
+    """A function with weights, that knows masks and its own derivative.
+
+    Parameters
+    ----------
+    name : str, optional
+        Default: the class name in snake_case, with a number from the second on.
+    dtype : "float32" or "float64"
+        Of the weights and the computation; inputs are cast to it.
+    trainable : bool
+        Whether optimizers change the weights.
+
+    Notes
+    -----
+    A layer of one's own:
+
+    - ``__init__(...)`` calls ``super().__init__(**kwargs)``. Layers set as attributes (or lists of them) are sub-layers.
+    - ``build(input_shape)`` makes weights with ``self.add_weight(...)``; it runs at the first call. Shapes have None for what
+      may vary: (None, None, 12).
+    - ``call(inputs, mask=None, training=False)`` computes. Leave out `mask` or `training` if it needs none.
+    - ``backward(grad)`` takes the gradient of the outputs, hands weight gradients to ``self.add_gradient(weight, g)`` and
+      returns the gradient of the inputs. It may read whatever `call` put into ``self.saved`` (an object of that very call:
+      ``self.saved.x = x``, or ``self.saved = x``). A sub-layer is gone back through by its own ``backward``, latest call
+      first. A layer without `backward` works for inference.
+    - masks: ``supports_masking = True`` hands the mask on as it is, ``compute_mask(inputs, mask)`` makes another. A layer
+      that does neither drops it, with a MaskDroppedWarning.
+
+    Called by hand under a mask (``mask=``, or inputs that carry one) a layer returns arrays that carry the outgoing mask as
+    ``y.mask``. Inside models masks travel by themselves.
+    """
+
+    supports_masking = False
+    supports_ragged = False  # whether call takes a Ragged
+    _autocast = True  # inputs are cast to the layer's dtype
+    _single_input = False  # a list of arrays is no list of inputs
+    _lean = False  # inference needs no Call: `call` sets self.saved and calls sub-layers in training only
+    _makes_mask = False  # compute_mask may give a mask though none came in
+    _takes_mask = _takes_training = False  # whether call has these arguments
+
+    # ---- making -----------------------------------------------------------------------------------------------------
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__
+        if "call" in own:
+            parameters = inspect.signature(own["call"]).parameters
+            cls._takes_mask, cls._takes_training = "mask" in parameters, "training" in parameters
+        if "compute_mask" in own:
+            cls.supports_masking = own.get("supports_masking", True)
+            cls._makes_mask = own.get("_makes_mask", True)
+        if "build" in own:
+            cls.build = _managed_build(own["build"])
+        if "backward" in own:
+            cls.backward = _managed_backward(own["backward"])
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)  # what must be there even if __init__ forgets super().__init__()
+        self.name = None
+        self.built = False
+        self._building = False
+        self._trainable = True
+        self._dtype = DTYPES["float32"]
+        self._own_weights = []
+        self._latest = LatestCall()
+        self._plain_dtype = None  # once built: the dtype of arrays that `__call__` can pass straight to `call`
+        return self
+
+    def __init__(self, name=None, dtype="float32", trainable=True, **refused):
+        for key, value in refused.items():
+            if key not in NOT_SUPPORTED:
+                raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
+            if value:
+                raise ValueError(f"{key}: not supported by {type(self).__name__} yet, expected None, received {value!r}")
+        dtype = "float32" if dtype is None else dtype
+        try:
+            dtype_name = np.dtype(dtype).name
+        except TypeError:
+            dtype_name = dtype
+        if dtype_name not in DTYPES:
+            raise ValueError(f"dtype: expected float32 or float64, received {dtype!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name: expected a str, received {name!r}")
+        self.name = name or auto_name(type(self))
+        self._dtype = DTYPES[dtype_name]
+        self.trainable = trainable
+
+    @property
+    def dtype(self):
+        return self._dtype.name
+
+    def build(self, input_shape):
+        """Make the weights; input_shape is (None, ..., F), a list of such for several inputs. Runs once."""
+
+    def _build_for(self, inputs):
+        self._build_shape(_map(lambda x: (None, *np.shape(x)[1:]) if not isinstance(x, Ragged) else x.shape, inputs))
+
+    def _build_shape(self, shape):
+        self.name = self.name or auto_name(type(self))
+        self.build(shape)
+        with _build_lock:
+            if not self.built:  # a class without a build of its own
+                self._set_built()
+
+    def _set_built(self):
+        self.built = True
+        if self._lean and not self._makes_mask:
+            self._plain_dtype = self._dtype
+
+    def add_weight(
+        self, shape=None, initializer=None, dtype=None, trainable=True, regularizer=None, constraint=None, name=None
+    ):
+        """A new weight of this layer.
+
+        Parameters
+        ----------
+        shape : tuple of int; () by default
+        initializer : as `initializers.get` takes; "glorot_uniform" by default
+        dtype : default: the layer's
+        trainable : bool
+        name : str, optional
+
+        Returns
+        -------
+        Variable
+        """
+        if regularizer is not None or constraint is not None:
+            raise ValueError("regularizer, constraint: not supported yet, expected None")
+        shape = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
+            raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
+        dtype = np.dtype(dtype or self._dtype)
+        value = initializers.get(initializer or "glorot_uniform")(shape, dtype)
+        if np.shape(value) != shape:
+            raise ValueError(f"initializer: expected a value of shape {shape}, received {np.shape(value)}")
+        weight = Variable(value, name or f"weight_{len(self._own_weights)}", trainable, dtype)
+        self._own_weights.append(weight)
+        return weight
+
+    # ---- weights ----------------------------------------------------------------------------------------------------
+    @property
+    def trainable(self):
+        """Whether optimizers change the weights; setting it sets it for all sub-layers."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self._trainable = bool(value)
+        for layer in self._sub_layers():
+            layer.trainable = value
+
+    def _sub_layers(self):
+        """Layers among the attributes, in the order they were set, each once."""
+        return list({id(layer): layer for layer in self._attributes(Layer) if layer is not self}.values())
+
+    def _attributes(self, cls):
+        """What is an instance of `cls` among the attributes and inside lists and tuples among them."""
+        values = [v if isinstance(v, (list, tuple)) else (v,) for v in self.__dict__.values()]
+        return [item for items in values for item in items if isinstance(item, cls)]
+
+    def _collect(self, trainable=None, seen=None):
+        """Own weights, then those of sub-layers; each once, and if `trainable`, only those that optimizers change."""
+        seen = set() if seen is None else seen
+        if id(self) in seen or (trainable and not self._trainable):
+            return []
+        seen.add(id(self))
+        own = self._own_weights + self._attributes(Variable)
+        weights = []
+        for variable in [v for v in own if v.trainable] + [v for v in own if not v.trainable and not trainable]:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                weights.append(variable)
+        for layer in self._sub_layers():
+            weights += layer._collect(trainable, seen)
+        return weights
+
+    @property
+    def weights(self):
+        """All Variables: own ones (trainable first), then those of the sub-layers."""
+        return self._collect()
+
+    variables = weights
+
+    @property
+    def trainable_weights(self):
+        return self._collect(trainable=True)
+
+    trainable_variables = trainable_weights
+
+    @property
+    def non_trainable_weights(self):
+        changed = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in changed]
+
+    def count_params(self):
+        """Number of elements in all weights."""
+        return sum(v.size for v in self.weights)
+
+    def get_weights(self):
+        """Copies of all weights, in Keras' order."""
+        return [v.numpy() for v in self.weights]
+
+    def set_weights(self, weights):
+        """Replace all weights.
+
+        Parameters
+        ----------
+        weights : list of array-like
+            As `get_weights` gives them.
+
+        Raises
+        ------
+        ValueError
+            Wrong number or shape, NaN or infinity. No weight is changed then.
+        TypeError
+            Not numbers.
+        """
+        own = self.weights
+        weights = list(weights)
+        if len(weights) != len(own):
+            hint = "" if self.built else " (it is not built yet: call it, or build it with the shape of its input)"
+            raise ValueError(f"weights: expected {len(own)} arrays for {self.name}{hint}, received {len(weights)}")
+        arrays = [_checked_weight(w, v, self.name) for w, v in zip(weights, own, strict=True)]
+        for variable, array in zip(own, arrays, strict=True):
+            variable.assign(array)
+
+    # ---- calling ----------------------------------------------------------------------------------------------------
+    def __call__(self, inputs, *args, mask=None, training=None, **kwargs):
+        if (  # nothing to cast, no mask, no training: the shortest way
+            type(inputs) is np.ndarray
+            and inputs.dtype is self._plain_dtype
+            and mask is None
+            and not training
+            and (training is False or not stack.calls)
+        ):
+            return self.call(inputs, *args, **kwargs)
+        if _is_symbolic(inputs):
+            return self._call_symbolic(inputs, *args, mask=mask, **kwargs)
+        given = mask
+        mask = _map(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
+        inputs = _map(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
+        if given is not None:
+            mask = self._as_masks(given, inputs)
+        elif isinstance(mask, list) and all(m is None for m in mask):
+            mask = None
+        if training is None:
+            training = bool(stack.calls) and bool(stack.calls[-1].training)
+        outputs, mask = self._run(inputs, mask, bool(training), args, kwargs)
+        return _attach(outputs, mask)
+
+    def _call_symbolic(self, inputs, *args, **kwargs):
+        raise TypeError(f"{self.name}: expected an array, received the symbolic {inputs!r}; put it first into a Sequential")
+
+    def _is_list(self, inputs):
+        """Whether inputs is a list of several inputs, not one array written as a list."""
+        return (
+            not self._single_input
+            and isinstance(inputs, (list, tuple))
+            and len(inputs) > 0
+            and all(isinstance(x, (np.ndarray, Ragged, Variable)) for x in inputs)
+        )
+
+    def _as_input(self, x):
+        """x as a plain array or Ragged of the layer's dtype."""
+        if isinstance(x, Ragged):
+            if not self.supports_ragged:
+                raise TypeError(f"{self.name}: {type(self).__name__} has no meaning for a Ragged: use r.to_padded()")
+            if self._autocast and x.dtype != self._dtype:
+                return x.with_values(self._cast(x.values))
+            return plain(x)
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(
+                f"{self.name}: inputs: expected an ndarray, received numpy.ma, whose mask means the opposite: pass x.data "
+                "and mask=~numpy.ma.getmaskarray(x) (one value a step)"
+            )
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name}: inputs: expected an array, received rows of different lengths: use Ragged.from_list"
+            ) from error
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"{self.name}: inputs: expected numbers, received dtype {x.dtype}")
+        return self._cast(x) if self._autocast else x
+
+    def _cast(self, x):
+        return x if x.dtype == self._dtype else x.astype(self._dtype)
+
+    def _as_masks(self, mask, inputs):
+        if isinstance(inputs, list):
+            if not isinstance(mask, (list, tuple)) or len(mask) != len(inputs):
+                raise ValueError(f"mask: expected a list of {len(inputs)} masks or Nones, one for each input, received {mask!r}")
+            return [None if m is None else as_mask(m, x) for m, x in zip(mask, inputs, strict=True)]
+        return as_mask(mask, inputs)
+
+    def _run(self, inputs, mask, training, args=(), kwargs=None):
+        """(outputs, their mask) of checked inputs; masks here are arrays of their own."""
+        if not self.built:
+            self._build_for(inputs)
+        kwargs = {} if kwargs is None else kwargs
+        if self._lean and not training:
+            return self._call_and_mask(inputs, mask, False, args, kwargs)
+        with Call(self, training) as call:
+            result = self._call_and_mask(inputs, mask, training, args, kwargs)
+        if training:
+            if stack.calls:
+                stack.calls[-1].inner.setdefault(self, []).append(call)
+            else:
+                self._latest.call = call
+        return result
+
+    def _call_and_mask(self, inputs, mask, training, args, kwargs):
+        if self._takes_mask:
+            kwargs = {**kwargs, "mask": mask}
+        if self._takes_training:
+            kwargs = {**kwargs, "training": training}
+        outputs = self.call(inputs, *args, **kwargs)
+        if type(outputs) in (MaskedOutput, MaskedRagged):  # a sub-layer's
+            return plain(outputs), mask_of(outputs)
+        if isinstance(outputs, (list, tuple)) and any(mask_of(y) is not None for y in outputs):
+            return type(outputs)(map(plain, outputs)), [mask_of(y) for y in outputs]
+        if mask is None and not self._makes_mask:
+            return outputs, None
+        if self.supports_masking:
+            return outputs, self.compute_mask(inputs, mask)
+        if mask is not None:
+            warnings.warn(
+                f"{self.name}: {type(self).__name__} does not hand the mask on, so it is lost here. Pass mask= to a later "
+                "layer by hand, or give the class supports_masking = True or compute_mask.",
+                MaskDroppedWarning,
+                stacklevel=4,
+            )
+        return outputs, None
+
+    def call(self, inputs):
+        """The computation."""
+        raise NotImplementedError(f"{type(self).__name__} has no call")
+
+    def compute_mask(self, inputs, mask=None):
+        """The mask of the outputs; here the one that came in."""
+        return mask
+
+    def check_input_shape(self, shape):
+        """ValueError if inputs of that shape do not fit the weights; here nothing is known."""
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the outputs, None for what varies. Unless a class knows better, it is found by trying."""
+        shapes = []
+        for n in (2, 3):
+            zeros = _map_shape(lambda s, n=n: np.zeros([n if d is None else d for d in s], self._dtype), input_shape)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs, _ = self._run(zeros, None, False)
+            shapes.append([np.shape(y) for y in outputs] if isinstance(outputs, (list, tuple)) else [np.shape(outputs)])
+        merged = [tuple(a if a == b else None for a, b in zip(s2, s3, strict=True)) for s2, s3 in zip(*shapes, strict=True)]
+        return merged if isinstance(outputs, (list, tuple)) else merged[0]
+
+    # ---- going back -------------------------------------------------------------------------------------------------
+    @property
+    def saved(self):
+        """What this training call keeps for its backward."""
+        return self._current_call().saved
+
+    @saved.setter
+    def saved(self, value):
+        self._current_call().saved = value
+
+    def _current_call(self):
+        call = stack.top
+        if call is None or call.layer is not self:
+            call = self._latest.call
+        if call is None:
+            raise ValueError(f"{self.name}.saved: expected a call with training=True, there is none")
+        return call
+
+    def backward(self, grad):
+        """Gradient of the inputs from that of the outputs of the latest call with training=True, which is used up.
+
+        `grad` has the structure of the outputs, None where nothing arrives. The weights' gradients are in `gradients`
+        afterwards.
+        """
+        raise NotImplementedError(
+            f"{self.name}: {type(self).__name__} has no backward(grad), so it works for inference only; give it one to train "
+            "through it"
+        )
+
+    def _as_gradient(self, grad):
+        """Gradients of the outputs, which may be several, as plain arrays and Ragged of the layer's dtype."""
+        if grad is None or (type(grad) is np.ndarray and grad.dtype == self._dtype):
+            return grad
+        if isinstance(grad, (list, tuple)):
+            return tuple(self._as_gradient(g) for g in grad)
+        if isinstance(grad, Ragged):
+            return grad if grad.dtype == self._dtype else grad.with_values(self._cast(grad.values))
+        return self._cast(np.asarray(grad))
+
+    def _take_call(self):
+        """The call that backward goes back through: of those inside the call that is being gone back, else the latest."""
+        outer = stack.top
+        calls = outer.inner.get(self) if outer is not None else None
+        if calls:
+            return calls.pop(), functools.partial(calls.append)
+        call = self._latest.call
+        if call is None:
+            raise ValueError(
+                f"{self.name}: backward: expected a call with training=True before it (each is good for one backward)"
+            )
+        self._latest.call = None
+        return call, functools.partial(setattr, self._latest, "call")
+
+    def add_gradient(self, weight, gradient):
+        """Add to the gradient of one of this layer's weights; to be called in `backward`."""
+        gradient = np.asarray(gradient, weight.dtype)
+        if gradient.shape != weight.shape:
+            raise ValueError(f"gradient: expected shape {weight.shape} for {weight.name}, received {gradient.shape}")
+        if weight.trainable and self._trainable:
+            weight.gradient = gradient if weight.gradient is None else weight.gradient + gradient
+
+    @property
+    def gradients(self):
+        """Gradients of `trainable_weights` from the latest backward in this thread, in the same order.
+
+        Zeros where none arrived.
+        """
+        weights = self.trainable_weights
+        if weights and all(v.gradient is None for v in weights):
+            raise ValueError(f"{self.name}.gradients: expected a backward before, in this thread")
+        return [np.zeros(v.shape, v.dtype) if v.gradient is None else v.gradient for v in weights]
+
+    # ---- configuration ----------------------------------------------------------------------------------------------
+    def get_config(self):
+        """The constructor's arguments. A class of one's own adds its own to ``super().get_config()``."""
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls, config):
+        """A new layer of that configuration, without weights."""
+        return cls(**config)
+
+    @property
+    def output_activation(self):
+        """"softmax" or "sigmoid" if the outputs are that of logits the layer can give, else None. A layer for which it is not None
+        puts the logits of a training call into its Call and has `_run_with_logits(inputs, mask)`, giving (outputs, mask, logits)."""
+        return None
+
+    def mask_role(self):
+        """What this layer does with a mask, in a word or two, for `summary`."""
+        if type(self).compute_mask is not Layer.compute_mask:
+            return "changes"
+        if self.supports_masking:
+            return "uses, passes" if self._takes_mask else "passes"
+        return "drops"
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key not in ("_latest", "_packed")}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)  # __new__ has made the rest
+
+    def __repr__(self):
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+
+# ---- what __init_subclass__ wraps around build and backward ----------------------------------------------------------
+_build_lock = threading.RLock()
+
+
+def _managed_build(build):
+    @functools.wraps(build)
+    def managed(self, input_shape):
+        with _build_lock:  # two threads may call a new layer at once
+            if self._building:  # super().build(input_shape)
+                return build(self, input_shape)
+            if self.built:
+                return None
+            before = dict(self.__dict__), list(self._own_weights)
+            self._building = True
+            try:
+                build(self, input_shape)
+            except BaseException:  # nothing half-made: as if never called
+                self.__dict__.clear()
+                self.__dict__.update(before[0])
+                self._own_weights = before[1]
+                raise
+            finally:
+                self._building = False
+            self._set_built()
+            return None
+
+    return managed
+
+
+def _managed_backward(backward):
+    @functools.wraps(backward)
+    def managed(self, grad):
+        top = stack.top
+        if top is not None and top.layer is self and top.going_back:  # super().backward(grad)
+            return backward(self, grad)
+        grad = self._as_gradient(grad) if self._autocast else grad
+        call, put_back = self._take_call()
+        if top is None or not top.going_back:  # the first of this backward
+            for weight in self.weights:
+                weight.gradient = None
+        call.going_back = True
+        try:
+            with call:
+                return backward(self, grad)
+        except BaseException:
+            call.going_back = False
+            put_back(call)
+            raise
+
+    return managed
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+_name_counts = {}
+
+
+def auto_name(cls):
+    """gru, gru_1, gru_2, ..."""
+    base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower().lstrip("_")
+    n = next(_name_counts.setdefault(base, itertools.count()))
+    return f"{base}_{n}" if n else base
+
+
+# ---- structures and masks --------------------------------------------------------------------------------------------
+def _map(function, inputs):
+    return [function(x) for x in inputs] if isinstance(inputs, (list, tuple)) else function(inputs)
+
+
+def _map_shape(function, shape):
+    nested = len(shape) > 0 and isinstance(shape[0], (list, tuple))
+    return [function(s) for s in shape] if nested else function(shape)
+
+
+def _is_symbolic(inputs):
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
+    return getattr(first, "is_symbolic", False)
+
+
+def as_mask(mask, x):
+    """A mask given by hand as a bool array that fits the leading axes of x: (B,T), (1,T), (B,T,1), or (N,) for a Ragged."""
+    if isinstance(x, Ragged):
+        if isinstance(mask, Ragged):
+            if not np.array_equal(mask.offsets, x.offsets):
+                raise ValueError("mask: expected the row lengths of the inputs, received others")
+            mask = mask.values
+        return check_mask(mask, (len(x.values),))
+    if isinstance(mask, Ragged):
+        raise TypeError("mask: expected an array, as the inputs are one, received a Ragged")
+    try:
+        rank, shape = np.ndim(mask), np.shape(mask)
+    except ValueError as error:  # a list of rows of different lengths
+        raise ValueError(f"mask: expected an array: {error}") from error
+    if rank == 3 and shape[-1] == 1 and not (x.ndim > 3 and x.shape[2] == 1):
+        rank = 2
+    rank = 1 if x.ndim == 2 and rank == 1 else min(max(rank, 2), x.ndim)
+    return check_mask(mask, x.shape[:rank])
+
+
+def _attach(outputs, mask):
+    """Outputs that carry their masks: a list of masks one to one, a single one the first output."""
+    if mask is None:
+        return outputs
+    if not isinstance(outputs, (list, tuple)):
+        return with_mask(outputs, mask)
+    masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+    masks += [None] * (len(outputs) - len(masks))
+    return type(outputs)(y if m is None else with_mask(y, m) for y, m in zip(outputs, masks, strict=True))
+
+
+def _checked_weight(value, variable, layer_name):
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"weights: expected numbers for {layer_name}'s {variable.name}, received dtype {array.dtype}")
+    if array.shape != variable.shape:
+        raise ValueError(f"weights: expected shape {variable.shape} for {layer_name}'s {variable.name}, received {array.shape}")
+    with np.errstate(over="ignore"):
+        array = array.astype(variable.dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(f"weights: expected finite numbers for {layer_name}'s {variable.name}, received NaN or infinity")
+    return array

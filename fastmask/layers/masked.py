@@ -1,0 +1,110 @@
+"""What a layer returns under a mask when called by hand: an ndarray (or Ragged) that carries the mask as `.mask`.
+
+Only layers read and write that mask. Whatever NumPy makes from such an array (y + 1, y[:, 1:], y.reshape(...), np.sum(y))
+is a plain array: the mask would not fit it, or would be a guess.
+"""
+
+import numpy as np
+
+from fastmask.ragged import Ragged
+
+
+class MaskedOutput(np.ndarray):
+    """An ndarray with a mask for its leading axes: True = a valid step.
+
+    Pickles and copy.copy / copy.deepcopy keep the mask; every other operation gives a plain ndarray.
+    """
+
+    __array_priority__ = 1.0
+
+    def __array_finalize__(self, source):
+        self.mask = None
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if out is not None:
+            kwargs["out"] = tuple(plain(a) for a in out)
+        return getattr(ufunc, method)(*[plain(a) for a in inputs], **kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        return function(*_plain_inside(args), **{k: _plain_inside(v) for k, v in kwargs.items()})
+
+    def __getitem__(self, key):
+        return plain(self)[key]
+
+    def __iter__(self):
+        return iter(plain(self))
+
+    def __copy__(self):
+        return with_mask(plain(self).copy(), self.mask)
+
+    def __deepcopy__(self, memo):
+        return with_mask(plain(self).copy(), None if self.mask is None else np.array(self.mask))
+
+    def __reduce__(self):
+        return with_mask, (plain(self), self.mask)
+
+    T = property(lambda self: plain(self).T)
+    real = property(lambda self: plain(self).real)
+    imag = property(lambda self: plain(self).imag)
+    flat = property(lambda self: plain(self).flat)
+
+
+def _plain_inside(value):
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain_inside(v) for v in value) if type(value) in (list, tuple) else value
+    return plain(value)
+
+
+def _plain_method(name):
+    method = getattr(np.ndarray, name)
+
+    def plain_method(self, *args, **kwargs):
+        return method(plain(self), *args, **kwargs)
+
+    plain_method.__name__, plain_method.__doc__ = name, method.__doc__
+    return plain_method
+
+
+for _name in (  # those whose result would otherwise be of the subclass; reductions go through __array_ufunc__
+    "astype byteswap choose clip compress copy cumprod cumsum diagonal flatten max mean min prod ravel repeat reshape round "
+    "squeeze std sum swapaxes take trace transpose var dot"
+).split():
+    setattr(MaskedOutput, _name, _plain_method(_name))
+
+
+class MaskedRagged(Ragged):
+    """A Ragged whose steps carry a mask (N,): False is a hole. What its methods return is a plain Ragged."""
+
+    __slots__ = ("mask",)
+
+    @classmethod
+    def _checked(cls, values, offsets):
+        return Ragged._checked(values, offsets)
+
+    def __reduce__(self):
+        return with_mask, (Ragged(self.values, self.offsets), self.mask)
+
+
+def with_mask(array, mask):
+    """`array` carrying `mask`; plain where mask is None."""
+    if mask is None:
+        return plain(array)
+    if isinstance(array, Ragged):
+        masked = MaskedRagged.__new__(MaskedRagged)
+        masked._set(array.values, array.offsets)
+    else:
+        masked = array.view(MaskedOutput)
+    masked.mask = mask
+    return masked
+
+
+def plain(array):
+    """The same array or Ragged without its mask."""
+    if isinstance(array, MaskedOutput):
+        return array.view(np.ndarray)
+    return Ragged._checked(array.values, array.offsets) if isinstance(array, MaskedRagged) else array
+
+
+def mask_of(array):
+    """The mask an array or Ragged carries, or None."""
+    return array.mask if isinstance(array, (MaskedOutput, MaskedRagged)) else None

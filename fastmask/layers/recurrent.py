@@ -1,0 +1,412 @@
+"""SimpleRNN, GRU and LSTM."""
+
+import numpy as np
+
+from fastmask import activations, initializers
+from fastmask.layers.base import Layer
+from fastmask.layers.core import check_rate, check_units, dropout_factors
+from fastmask.layers.masked import plain
+from fastmask.layers.registry import register_serializable
+from fastmask.ops import gru as gru_ops
+from fastmask.ops import lstm as lstm_ops
+from fastmask.ops import simple_rnn as simple_rnn_ops
+from fastmask.ragged import Ragged
+
+
+class RecurrentLayer(Layer):
+    """What the recurrent layers share. (B,T,F) -> (B,T,H) with return_sequences, else (B,H); Ragged -> Ragged or (B,H).
+
+    A subclass names the number of its gates and states, its three ops and their options.
+    """
+
+    supports_masking = True
+    supports_ragged = True
+    _single_input = True
+    _lean = True
+    _makes_mask = False
+    _packed = None, None  # versions of the weights, and the packed copy of them
+    gates = states = 0
+    _drops_at_rate_1 = False  # Keras: dropout=1 does nothing in GRU and LSTM
+
+    def __init__(
+        self,
+        units,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        zero_output_for_mask=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if check_rate(recurrent_dropout, "recurrent_dropout"):
+            raise ValueError(f"recurrent_dropout: not supported yet, expected 0, received {recurrent_dropout!r}")
+        if stateful:
+            raise ValueError("stateful: not supported yet, expected False, received True")
+        self.units = check_units(units)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.recurrent_initializer = initializers.get(recurrent_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.dropout = check_rate(dropout, "dropout")
+        self.seed = initializers.check_seed(seed)
+        self.return_sequences = bool(return_sequences)
+        self.return_state = bool(return_state)
+        self.go_backwards = bool(go_backwards)
+        self.zero_output_for_mask = bool(zero_output_for_mask)
+        self.kernel = self.recurrent_kernel = self.bias = None
+        self._generator = initializers.new_generator(seed) if self.dropout else None
+        self._cell_options = {}  # what the op is told about the cell
+
+    # ---- weights ----------------------------------------------------------------------------------------------------
+    def build(self, input_shape):
+        if len(input_shape) != 3 or input_shape[-1] is None:
+            raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
+        F, H = int(input_shape[-1]), self.units
+        self.kernel = self.add_weight((F, self.gates * H), self.kernel_initializer, name="kernel")
+        self.recurrent_kernel = self.add_weight((H, self.gates * H), self.recurrent_initializer, name="recurrent_kernel")
+        if self.use_bias:
+            self.bias = self.add_weight(self._bias_shape(), self._initial_bias, name="bias")
+
+    def _bias_shape(self):
+        return (self.gates * self.units,)
+
+    def _initial_bias(self, shape, dtype):
+        return self.bias_initializer(shape, dtype)
+
+    def _arrays(self):
+        """The weights as the ops take them, and their packed copy, made anew whenever one has changed."""
+        kernel, recurrent_kernel, bias = self.kernel, self.recurrent_kernel, self.bias
+        b = None if bias is None else bias.value
+        version = (kernel.version, recurrent_kernel.version, 0 if bias is None else bias.version)
+        cached, packed = self._packed
+        if cached != version:
+            packed = self._pack(kernel.value, recurrent_kernel.value, b)
+            self._packed = version, packed
+        return kernel.value, recurrent_kernel.value, b, packed
+
+    # ---- forward ----------------------------------------------------------------------------------------------------
+    def call(self, inputs, mask=None, training=False, initial_state=None, restore_order=False):
+        """Outputs, or with return_state (outputs, *states).
+
+        restore_order: with go_backwards the outputs stand where their inputs stand; for Bidirectional.
+        """
+        self.check_input_shape(inputs.shape)
+        if initial_state is not None:
+            initial_state = self._as_states(initial_state)
+        kernel, recurrent_kernel, bias, packed = self._arrays()
+        options = self._cell_options
+        if not training:
+            result = self._infer(
+                inputs,
+                kernel,
+                recurrent_kernel,
+                bias,
+                mask=mask,
+                initial_state=initial_state,
+                go_backwards=self.go_backwards,
+                zero_output_for_mask=self.zero_output_for_mask,
+                return_sequences=self.return_sequences,
+                restore_order=restore_order,
+                packed=packed,
+                **options,
+            )
+        else:
+            factors = self._dropout_factors(inputs)
+            result, tape = self._forward(
+                times_rows(inputs, factors),
+                kernel,
+                recurrent_kernel,
+                bias,
+                mask=mask,
+                initial_state=initial_state,
+                go_backwards=self.go_backwards,
+                zero_output_for_mask=self.zero_output_for_mask,
+                return_sequences=self.return_sequences,
+                restore_order=restore_order,
+                packed=packed,
+                **options,
+            )
+            self.saved = tape, factors
+        return (result.outputs, *result.states) if self.return_state else result.outputs
+
+    def _dropout_factors(self, inputs):
+        """One choice for each row, the same at all its steps: (B,F), or None."""
+        if not self.dropout or (self.dropout == 1 and not self._drops_at_rate_1):
+            return None
+        return dropout_factors(self._generator, self.dropout, (len(inputs), inputs.shape[-1]), self._dtype)
+
+    def _as_states(self, initial_state):
+        """One array, or a list of them, as the tuple of arrays that the ops take."""
+        if self.states == 1 and not isinstance(initial_state, (list, tuple)):
+            initial_state = (initial_state,)
+        if not isinstance(initial_state, (list, tuple)) or len(initial_state) != self.states:
+            received = len(initial_state) if isinstance(initial_state, (list, tuple)) else type(initial_state).__name__
+            raise ValueError(f"{self.name}: initial_state: expected a list of {self.states} arrays, received {received}")
+        return tuple(None if s is None else np.ascontiguousarray(plain(s), dtype=self._dtype) for s in initial_state)
+
+    # ---- backward ---------------------------------------------------------------------------------------------------
+    def backward(self, grad):
+        """grad: as the outputs; with return_state (d_outputs, *d_states), None where nothing arrives."""
+        call = self._current_call()
+        tape, factors = call.saved
+        d_outputs, d_states = grad, None
+        if self.return_state and grad is not None:
+            if not isinstance(grad, (list, tuple)) or len(grad) != 1 + self.states:
+                raise ValueError(f"{self.name}: grad: expected (d_outputs, *d_states), {1 + self.states} arrays or Nones")
+            d_outputs, d_states = grad[0], tuple(grad[1:])
+        g = self._backward(tape, d_outputs, d_states, need_x=call.need_x)
+        self.add_gradient(self.kernel, g.kernel)
+        self.add_gradient(self.recurrent_kernel, g.recurrent_kernel)
+        if self.bias is not None:
+            self.add_gradient(self.bias, g.bias)
+        self._latest.initial_state_gradients = g.initial_state
+        return times_rows(g.x, factors)
+
+    @property
+    def initial_state_gradients(self):
+        """Gradients of the initial states from the latest backward in this thread; None where none was given."""
+        return getattr(self._latest, "initial_state_gradients", (None,) * self.states)
+
+    # ---- masks and shapes -------------------------------------------------------------------------------------------
+    def compute_mask(self, inputs, mask=None):
+        """The mask in the order of the outputs (Keras hands it on unreversed); None without return_sequences."""
+        out = None
+        if mask is not None and self.return_sequences:
+            out = reverse_steps(mask, inputs) if self.go_backwards else mask
+        return [out] + [None] * self.states if self.return_state and out is not None else out
+
+    def check_input_shape(self, shape):
+        """ValueError if inputs of that shape do not fit the weights."""
+        if self.built and (len(shape) != 3 or shape[2] != self.kernel.shape[0]):
+            raise ValueError(f"{self.name}: inputs: expected shape (B,T,{self.kernel.shape[0]}), received {tuple(shape)}")
+
+    def compute_output_shape(self, input_shape):
+        B, T = input_shape[:2]
+        outputs = (B, T, self.units) if self.return_sequences else (B, self.units)
+        return [outputs] + [(B, self.units)] * self.states if self.return_state else outputs
+
+    def mask_role(self):
+        if not self.return_sequences:
+            return "uses, ends"
+        return "uses, reverses" if self.go_backwards else "uses, passes"
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            **self._cell_config(),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "recurrent_initializer": initializers.serialize(self.recurrent_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "dropout": self.dropout,
+            "recurrent_dropout": 0.0,
+            "seed": self.seed,
+            "return_sequences": self.return_sequences,
+            "return_state": self.return_state,
+            "go_backwards": self.go_backwards,
+            "stateful": False,
+            "zero_output_for_mask": self.zero_output_for_mask,
+        }
+
+    def _cell_config(self):
+        return dict(self._cell_options)
+
+
+def times_rows(x, factors):
+    """x (B,T,F) or Ragged times factors (B,F), the same at every step of a row."""
+    if factors is None or x is None:
+        return x
+    if isinstance(x, Ragged):
+        return x.with_values(x.values * np.repeat(factors, x.lengths, axis=0))
+    return x * factors[:, None, :]
+
+
+def reverse_steps(mask, inputs):
+    """A mask (B,T), or (N,) of a Ragged, with the steps of each row in the opposite order."""
+    if not isinstance(inputs, Ragged):
+        return np.ascontiguousarray(mask[:, ::-1])
+    offsets = inputs.offsets
+    ends = np.repeat(offsets[:-1] + offsets[1:] - 1, inputs.lengths)
+    return mask[ends - np.arange(len(mask))]
+
+
+@register_serializable(package=None)
+class SimpleRNN(RecurrentLayer):
+    """h_t = activation(x_t W + b + h_{t-1} U), masked.
+
+    Parameters
+    ----------
+    units : int
+        H.
+    activation : str or None
+        An elementwise name of `fastmask.activations`; None is linear.
+    use_bias : bool
+    kernel_initializer, recurrent_initializer, bias_initializer : as `initializers.get` takes
+    dropout : float
+        In training, share of the input features dropped: one choice a row, the same at all steps.
+    recurrent_dropout, stateful
+        Not supported yet.
+    seed : int, optional
+        For dropout.
+    return_sequences : bool
+        All outputs (B,T,H), not the last one (B,H).
+    return_state : bool
+        Also return the last state: (outputs, h).
+    go_backwards : bool
+        Process the steps from last to first. Outputs stand in that order, and so does the outgoing mask (Keras hands it on
+        unreversed).
+    zero_output_for_mask : bool
+        With return_sequences, outputs at masked steps are 0; otherwise they repeat the output before, and are 0 before the
+        first valid step, whatever the initial state. Without return_sequences it changes nothing, as Keras documents (but
+        does not do).
+
+    Notes
+    -----
+    Weights: kernel (F,H), recurrent_kernel (H,H), bias (H,). Call arguments: inputs, mask=, training=, initial_state= (B,H). A
+    mask that travels with the inputs holds with an initial_state, too (Keras 3 drops it silently).
+    """
+
+    gates = states = 1
+    _drops_at_rate_1 = True
+    _pack = staticmethod(simple_rnn_ops.simple_rnn_pack)
+    _infer = staticmethod(simple_rnn_ops.simple_rnn)
+    _forward = staticmethod(simple_rnn_ops.simple_rnn_forward)
+    _backward = staticmethod(simple_rnn_ops.simple_rnn_backward)
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(units, use_bias, kernel_initializer, recurrent_initializer, bias_initializer, **kwargs)
+        self.activation = activations.name_of(activation, elementwise=True)
+        self._cell_options = {"activation": self.activation}
+
+
+@register_serializable(package=None)
+class GRU(RecurrentLayer):
+    """Gated recurrent unit, masked; z multiplies the old state.
+
+        z = ract(x W_z + b_z + h U_z + c_z)        r = ract(x W_r + b_r + h U_r + c_r)
+        hh = act(x W_h + b_h + r (h U_h + c_h))    with reset_after, the default
+        hh = act(x W_h + b_h + (r h) U_h)          without; there c = 0
+        h = z h + (1 - z) hh
+
+    Parameters
+    ----------
+    units : int
+        H.
+    activation, recurrent_activation : str or None
+        Elementwise names of `fastmask.activations`; None is linear.
+    reset_after : bool
+    others : see SimpleRNN
+
+    Notes
+    -----
+    Weights, gates in the order z, r, h: kernel (F,3H), recurrent_kernel (H,3H), bias (2,3H), rows b and c, with reset_after,
+    else (3H,). Call arguments as SimpleRNN's.
+    """
+
+    gates, states = 3, 1
+    _infer = staticmethod(gru_ops.gru)
+    _forward = staticmethod(gru_ops.gru_forward)
+    _backward = staticmethod(gru_ops.gru_backward)
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        reset_after=True,
+        **kwargs,
+    ):
+        super().__init__(units, use_bias, kernel_initializer, recurrent_initializer, bias_initializer, **kwargs)
+        self.activation = activations.name_of(activation, elementwise=True)
+        self.recurrent_activation = activations.name_of(recurrent_activation, elementwise=True)
+        self.reset_after = bool(reset_after)
+        self._cell_options = {
+            "activation": self.activation,
+            "recurrent_activation": self.recurrent_activation,
+            "reset_after": self.reset_after,
+        }
+
+    def _pack(self, kernel, recurrent_kernel, bias):
+        return gru_ops.gru_pack(kernel, recurrent_kernel, bias, reset_after=self.reset_after)
+
+    def _bias_shape(self):
+        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+
+
+@register_serializable(package=None)
+class LSTM(RecurrentLayer):
+    """Long short-term memory, masked.
+
+        i, f, o = ract(x W + h U + b)    c = f c + i act(x W_c + h U_c + b_c)    h = o act(c)
+
+    Parameters
+    ----------
+    units : int
+        H.
+    activation, recurrent_activation : str or None
+        Elementwise names of `fastmask.activations`; None is linear.
+    unit_forget_bias : bool
+        The forget gate's bias starts at 1.
+    others : see SimpleRNN
+
+    Notes
+    -----
+    Weights, gates in the order i, f, c, o: kernel (F,4H), recurrent_kernel (H,4H), bias (4H,). States are (h, c): initial_state=
+    takes both, return_state returns both.
+    """
+
+    gates, states = 4, 2
+    _pack = staticmethod(lstm_ops.lstm_pack)
+    _infer = staticmethod(lstm_ops.lstm)
+    _forward = staticmethod(lstm_ops.lstm_forward)
+    _backward = staticmethod(lstm_ops.lstm_backward)
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        unit_forget_bias=True,
+        **kwargs,
+    ):
+        super().__init__(units, use_bias, kernel_initializer, recurrent_initializer, bias_initializer, **kwargs)
+        self.activation = activations.name_of(activation, elementwise=True)
+        self.recurrent_activation = activations.name_of(recurrent_activation, elementwise=True)
+        self.unit_forget_bias = bool(unit_forget_bias)
+        self._cell_options = {"activation": self.activation, "recurrent_activation": self.recurrent_activation}
+
+    def _initial_bias(self, shape, dtype):
+        H = self.units
+        if not self.unit_forget_bias:
+            return self.bias_initializer(shape, dtype)
+        i, f, co = self.bias_initializer((H,), dtype), np.ones(H, dtype), self.bias_initializer((2 * H,), dtype)
+        return np.concatenate([i, f, co])
+
+    def _cell_config(self):
+        return {**self._cell_options, "unit_forget_bias": self.unit_forget_bias}

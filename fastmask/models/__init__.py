@@ -1,0 +1,6 @@
+"""Models: layers put together, and the loop that trains them."""
+
+from fastmask.models.sequential import Sequential
+from fastmask.models.training import History
+
+__all__ = ["History", "Sequential"]

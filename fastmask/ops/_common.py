@@ -1,0 +1,199 @@
+"""What the ops share: results, checks, aligned memory, and the valid steps of a batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmask.kernels import _jit
+from fastmask.kernels.activation_names import CODES
+from fastmask.ops.mask import check_mask
+from fastmask.ragged import Ragged
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Result(NamedTuple):
+    """outputs (B,T,H), (B,H) without return_sequences, or Ragged for Ragged; states (h,) or (h, c), each (B,H)."""
+
+    outputs: np.ndarray | Ragged
+    states: tuple
+
+
+class Gradients(NamedTuple):
+    """x as x (None if not asked for), kernel, recurrent_kernel and bias as the weights (bias None without one), initial_state a tuple with None where none was given."""
+
+    x: np.ndarray | Ragged | None
+    kernel: np.ndarray
+    recurrent_kernel: np.ndarray
+    bias: np.ndarray | None
+    initial_state: tuple
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def as_floats(name, a, dtype=None):
+    """a as a C-contiguous float32/float64 array (no copy if it is one), or TypeError."""
+    if type(a) is not np.ndarray:
+        a = np.asarray(a)
+    if a.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected dtype float32 or float64, received {a.dtype}")
+    if dtype is not None and a.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} as x, received {a.dtype}")
+    return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+
+
+def check_shape(name, a, shape, letters=""):
+    if a.shape != shape:
+        raise ValueError(f"{name}: expected shape {letters + ' = ' if letters else ''}{shape}, received {a.shape}")
+    return a
+
+
+def activation_code(name, argument="activation"):
+    """Code of an element-wise activation, or ValueError."""
+    try:
+        return CODES[name]
+    except (KeyError, TypeError):
+        expected = ", ".join(str(n) for n in CODES)
+        raise ValueError(f"{argument}: expected one of {expected}, received {name!r}") from None
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+def aligned(shape, dtype):
+    """An uninitialised array that starts at a multiple of 64 bytes: unaligned weights cost a third of the speed."""
+    dtype = np.dtype(dtype)
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.__array_interface__["data"][0] % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape, dtype):
+    a = aligned(shape, dtype)
+    a.fill(0)
+    return a
+
+
+class _Spares:
+    """Large buffers of finished backward passes, kept for the next training step: fresh memory costs a page fault every 4 KiB, a tenth of a training step."""
+
+    SMALLEST = 1 << 18
+    MOST = 6
+
+    def __init__(self):
+        self._free, self._lock = [], threading.Lock()
+
+    def take(self, size):
+        with self._lock:
+            best = None
+            for i, buffer in enumerate(self._free):
+                if size <= buffer.size <= 2 * size and (best is None or buffer.size < self._free[best].size):
+                    best = i
+            if best is not None:
+                return self._free.pop(best)
+        return aligned((size + size // 8,), np.uint8)
+
+    def give(self, buffer):
+        with self._lock:
+            self._free.append(buffer)
+            if len(self._free) > self.MOST:
+                self._free.pop(0)
+
+
+_spares = _Spares()
+
+
+class Workspace:
+    """Uninitialised aligned arrays; `release` gives the large ones back for reuse (nobody may use them afterwards)."""
+
+    def __init__(self):
+        self._large = []
+
+    def array(self, shape, dtype):
+        size = np.dtype(dtype).itemsize
+        for n in shape:
+            size *= n
+        if size < _Spares.SMALLEST:
+            return aligned(shape, dtype)
+        buffer = _spares.take(size)
+        self._large.append(buffer)
+        return buffer[:size].view(dtype).reshape(shape)
+
+    def release(self):
+        for buffer in self._large:
+            _spares.give(buffer)
+        self._large = []
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# The valid steps of a batch
+
+
+class Steps:
+    """Which steps of a batch are valid, in the order in which a layer takes them (kernels/schedule.py:resolve)."""
+
+    __slots__ = ("B", "N", "T", "base", "complete", "dst", "first", "offsets", "order", "positions", "src")
+
+    def __init__(self, B, T, offsets, mask, reverse, restore):
+        """T for a padded batch (B,T), else `offsets` of a ragged one; mask: contiguous bool array or None."""
+        self.B, self.T, self.offsets = B, T, offsets
+        self.base = offsets if offsets is not None else np.arange(B + 1, dtype=np.int64) * T
+        self.positions = int(self.base[-1])
+        n = self.positions
+        self.first, self.order = np.empty(B + 1, np.int64), np.empty(B, np.int64)
+        self.src, self.dst = np.empty(n, np.int64), np.empty(n, np.int64)
+        longest = T if offsets is None else int(np.diff(offsets).max(initial=0))
+        _jit.get("schedule", "resolve", "float32").run(
+            1, n, mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=B, reverse=reverse, restore=restore, first=self.first, src=self.src,
+            dst=self.dst, order=self.order, lengths_count=np.zeros(longest + 2, np.int64),
+        )  # fmt: skip
+        self.N = int(self.first[-1])
+        self.complete = self.N == n  # every position is valid
+        if not self.complete:
+            self.src, self.dst = self.src[: self.N], self.dst[: self.N]
+
+
+_complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape
+_complete_lock = threading.Lock()
+
+
+def steps_of(B, T, offsets, mask, reverse, restore):
+    """Steps, shared between calls where there is neither mask nor ragged rows."""
+    if mask is not None or offsets is not None:
+        return Steps(B, T, offsets, mask, reverse, restore)
+    key = B, T, reverse, restore
+    found = _complete_steps.get(key)
+    if found is None:
+        found = Steps(B, T, None, None, reverse, restore)
+        with _complete_lock:
+            _complete_steps[key] = found
+            while len(_complete_steps) > 16:
+                _complete_steps.popitem(last=False)
+    return found
+
+
+def resolve_batch(x, mask, dtype=None):
+    """(values, B, T, offsets, mask) of a padded (B,T,F) or Ragged batch, checked; T None for Ragged; mask a contiguous bool array or None."""
+    if type(x) is Ragged:
+        values = as_floats("x", x.values, dtype)
+        if values.ndim != 2:
+            raise ValueError(f"x: expected Ragged values of shape (N,F), received {values.shape}")
+        if mask is not None:
+            mask = check_mask(mask.values if type(mask) is Ragged else mask, (values.shape[0],))
+        return values, len(x), None, x.offsets, mask
+    x = as_floats("x", x, dtype)
+    if x.ndim != 3:
+        raise ValueError(f"x: expected shape (B,T,F), received {x.shape}")
+    if mask is not None:
+        mask = check_mask(mask, x.shape[:2])
+    return x, x.shape[0], x.shape[1], None, mask

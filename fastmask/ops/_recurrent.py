@@ -1,0 +1,405 @@
+"""The ops of the recurrent layers: checks at the door, packing, allocation, the calls of forward and backward kernels.
+
+One `Cell` describes what differs between SimpleRNN, GRU (two forms) and LSTM; lstm.py, gru.py and simple_rnn.py are its public faces.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmask.kernels import _jit
+from fastmask.ops._common import (
+    Gradients, Result, Workspace, activation_code, aligned, aligned_zeros, as_floats, check_shape, resolve_batch, steps_of,
+)  # fmt: skip
+from fastmask.ragged import Ragged
+
+
+class Cell(NamedTuple):
+    """Gates are indices of the blocks of columns of kernel and recurrent_kernel."""
+
+    name: str  # for messages
+    module: str  # of kernels/
+    kernel: str  # kernels `<kernel>_forward` and `<kernel>_backward`
+    gates: int  # G
+    states: int  # 1: h; 2: h and c
+    x_gates: tuple  # columns of the tile's weights for x, in order; the same for h
+    second_gates: tuple  # of the second pass of a step; () without one
+    groups: int  # vectors that training keeps of each unit
+    w_gates: tuple  # gates in the order in which their gradients lie in ws, from group 0: those that meet x
+    u_gates: tuple  # and those that meet h …
+    u_group: int  # … from this group on
+    recurrent_bias: bool  # bias (2, G*H)
+
+
+LSTM = Cell("lstm", "lstm", "lstm", 4, 2, (0, 1, 2, 3), (), 4, (0, 1, 2, 3), (0, 1, 2, 3), 0, False)
+GRU = Cell("gru", "gru", "gru", 3, 1, (0, 1, 2), (), 4, (2, 0, 1), (0, 1, 2), 1, True)
+GRU_RESET_BEFORE = Cell("gru", "gru", "gru_reset_before", 3, 1, (0, 1), (2,), 3, (2, 0, 1), (0, 1), 1, False)
+SIMPLE_RNN = Cell("simple_rnn", "simple_rnn", "simple_rnn", 1, 1, (0,), (), 1, (0,), (0,), 0, False)
+
+
+def lanes(dtype):
+    return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Packed weights
+
+
+def _pack_gates(weights, gates, G, H):
+    """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
+    K, L = weights.shape[0], lanes(weights.dtype)
+    P = -(-H // L)
+    blocks = weights.reshape(K, G, H)
+    out = aligned_zeros((P, K, len(gates), L), weights.dtype)
+    for i, g in enumerate(gates):
+        block = blocks[:, g]
+        whole = H // L
+        out[:whole, :, i] = block[:, : whole * L].reshape(K, whole, L).transpose(1, 0, 2)
+        if whole < P:
+            out[whole, :, i, : H - whole * L] = block[:, whole * L :]
+    return out
+
+
+def pack_columns(matrix):
+    """(K, C) -> the right-hand side of kernels/gemm.py:matmul: panels of 4, then 2, then 1 vectors; zeros beyond C."""
+    K, C = matrix.shape
+    L = lanes(matrix.dtype)
+    vectors = -(-C // L)
+    out = aligned_zeros((K * vectors * L,), matrix.dtype)
+    v, at = 0, 0
+    while v < vectors:
+        width = 4 if vectors - v >= 4 else 2 if vectors - v >= 2 else 1
+        part = matrix[:, v * L : (v + width) * L]
+        out[at : at + K * width * L].reshape(K, width * L)[:, : part.shape[1]] = part
+        v, at = v + width, at + K * width * L
+    return out
+
+
+def _transposed(weights, gates, G, H):
+    """(C, G*H) -> packed right-hand side (panel · gate · lane, C): what multiplies gradients of gates as they lie in ws."""
+    C, L = weights.shape[0], lanes(weights.dtype)
+    P = -(-H // L)
+    blocks = np.zeros((len(gates), P * L, C), weights.dtype)
+    for i, g in enumerate(gates):
+        blocks[i, :H] = weights[:, g * H : (g + 1) * H].T
+    return pack_columns(blocks.reshape(len(gates), P, L, C).transpose(1, 0, 2, 3).reshape(P * len(gates) * L, C))
+
+
+class Packed:
+    """Weights of one layer in the order of its kernels. Forward packs are made at once, backward packs when training first asks for them."""
+
+    def __init__(self, cell, kernel, recurrent_kernel, bias):
+        self.cell, self.dtype = cell, kernel.dtype
+        G = cell.gates
+        self.F, self.H = kernel.shape[0], recurrent_kernel.shape[0]
+        self._kernel, self._recurrent_kernel = kernel, recurrent_kernel
+        H, pack = self.H, _pack_gates
+        self.panels = -(-H // lanes(self.dtype))
+        self.wx, self.wh = pack(kernel, cell.x_gates, G, H), pack(recurrent_kernel, cell.x_gates, G, H)
+        if bias is None:
+            bias = np.zeros((2, G * H) if cell.recurrent_bias else (G * H,), self.dtype)
+        if cell.recurrent_bias:  # z and r add both biases; the two parts of h keep their own
+            both = bias[0] + bias[1]
+            rows = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
+            self.bias = pack(rows[None], (0, 1, 2, 3), 4, H)
+        else:
+            self.bias = pack(bias[None], cell.x_gates, G, H)
+        self.wx2 = self.wh2 = self.bias2 = None
+        if cell.second_gates:
+            self.wx2, self.wh2 = pack(kernel, cell.second_gates, G, H), pack(recurrent_kernel, cell.second_gates, G, H)
+            self.bias2 = pack(bias[None], cell.second_gates, G, H)
+        self._backward = None
+
+    def backward(self):
+        """(ut, ut2, wt): packed transposes for dh, d(r h) and dx."""
+        if self._backward is None:
+            cell, G, H = self.cell, self.cell.gates, self.H
+            ut = _transposed(self._recurrent_kernel, cell.u_gates, G, H)
+            ut2 = _transposed(self._recurrent_kernel, cell.second_gates, G, H) if cell.second_gates else None
+            self._backward = ut, ut2, _transposed(self._kernel, cell.w_gates, G, H)
+        return self._backward
+
+
+def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):
+    """The weights as contiguous arrays, or the error that names what is wrong."""
+    G = cell.gates
+    kernel, recurrent_kernel = as_floats("kernel", kernel, dtype), as_floats("recurrent_kernel", recurrent_kernel, dtype)
+    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[1] != G * recurrent_kernel.shape[0] or not recurrent_kernel.size:
+        raise ValueError(f"recurrent_kernel: expected shape (H,{G}*H) with H >= 1, received {recurrent_kernel.shape}")
+    H = recurrent_kernel.shape[0]
+    F = kernel.shape[0] if F is None and kernel.ndim == 2 else F
+    check_shape("kernel", kernel, (F, G * H), f"(F,{G}*H)")
+    if bias is not None:
+        bias = as_floats("bias", bias, dtype)
+        check_shape("bias", bias, (2, G * H) if cell.recurrent_bias else (G * H,), f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)")
+    return kernel, recurrent_kernel, bias
+
+
+def pack(cell, kernel, recurrent_kernel, bias):
+    kernel = as_floats("kernel", kernel)
+    return Packed(cell, *check_weights(cell, kernel, recurrent_kernel, bias, None, kernel.dtype))
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Forward
+
+
+def _states(cell, initial_state, B, H, dtype):
+    """A tuple of contiguous (B,H) arrays or Nones."""
+    if initial_state is None:
+        return (None,) * cell.states
+    if cell.states == 1 and isinstance(initial_state, np.ndarray):
+        initial_state = (initial_state,)
+    if not isinstance(initial_state, (tuple, list)) or len(initial_state) != cell.states:
+        got = f"{len(initial_state)}" if isinstance(initial_state, (tuple, list)) else type(initial_state).__name__
+        raise ValueError(f"initial_state: expected {cell.states} array(s) in a tuple or list, received {got}")
+    out = []
+    for state in initial_state:
+        if state is not None:
+            state = as_floats("initial_state", state, dtype)
+            if state.shape == (1, H) and B != 1:
+                state = np.ascontiguousarray(np.broadcast_to(state, (B, H)))
+            check_shape("initial_state", state, (B, H), "(B,H)")
+        out.append(state)
+    return tuple(out)
+
+
+def _workers(B, work):
+    """How many workers share the rows, and how many rows each has in flight."""
+    workers = min(_jit.get_num_threads(), B) if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
+    slots = min(24, max(6, 6 * (B // (24 * workers))), -(-B // workers))
+    return max(1, workers), max(1, slots)
+
+
+class Tape:
+    """What backward needs of one forward call; good for one backward."""
+
+    def __init__(self, **kept):
+        self.__dict__.update(kept)
+
+
+def forward(
+    cell, x, kernel, recurrent_kernel, bias, *, mask, initial_state, activation, recurrent_activation, go_backwards, zero_output_for_mask, return_sequences,
+    restore_order, packed, training,
+):  # fmt: skip
+    """(Result, Tape or None)."""
+    act, ract = activation_code(activation), activation_code(recurrent_activation, "recurrent_activation")
+    values, B, T, offsets, mask = resolve_batch(x, mask)
+    dtype, F = values.dtype, values.shape[-1]
+    if packed is None:
+        packed = Packed(cell, *check_weights(cell, kernel, recurrent_kernel, bias, F, dtype))
+    elif packed.F != F or packed.dtype != dtype or packed.cell is not cell:
+        raise ValueError(f"packed: expected {cell.name} weights for F = {F} and {dtype}, received F = {packed.F}, {packed.dtype}, {packed.cell.name}")
+    H, P, L = packed.H, packed.panels, lanes(dtype)
+    initial = _states(cell, initial_state, B, H, dtype)
+    reverse, restore = bool(go_backwards), bool(restore_order)
+    steps = steps_of(B, T, offsets, mask, reverse, restore)
+    N = steps.N
+    work = N * (F + H) * cell.gates * H
+
+    outputs = np.empty((steps.positions, H) if T is None else (B, T, H), dtype) if return_sequences else None
+    last = None if return_sequences else np.empty((B, H), dtype)
+    final_h = np.empty((B, H), dtype)
+    final_c = np.empty((B, H), dtype) if cell.states == 2 else None
+    workers, slots = _workers(B, work)
+    scratch = aligned((workers * slots * 5 * P * L,), dtype)
+    hs = cs = ws = workspace = None
+    src, x_rows = steps.src, values
+    if training:
+        workspace = Workspace()
+        x_rows = workspace.array((N, F), dtype)
+        np.take(values.reshape(-1, F), steps.src, axis=0, out=x_rows, mode="clip")
+        src = np.arange(N, dtype=np.int64)
+        hs, ws = workspace.array((N + B, P * L), dtype), workspace.array((P, N + 1, cell.groups, L), dtype)
+        ws[:, N] = 0
+        if cell.states == 2 or cell.second_gates:
+            cs = workspace.array((N + B, P * L), dtype)
+    _jit.get(cell.module, f"{cell.kernel}_forward", dtype.name).run(
+        workers, work, order=steps.order, rows=B, first=steps.first, src=src, dst=steps.dst, base=steps.base, backwards=reverse and restore, slots=slots,
+        workers=workers, queue=np.array([workers * slots]), x=x_rows, x_stride=F * dtype.itemsize, F=F, H=H, panels=P, steps=N, h0=initial[0],
+        c0=initial[1] if cell.states == 2 else None, outputs=outputs, last=last, final_h=final_h, final_c=final_c, zero_masked=bool(zero_output_for_mask), hs=hs,
+        cs=cs, ws=ws, ws_jump=(N + 1) * cell.groups * L * dtype.itemsize, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2,
+        wh2=packed.wh2, bias2=packed.bias2, act=act, ract=ract,
+    )  # fmt: skip
+    if outputs is not None and T is None:
+        outputs = Ragged._checked(outputs, offsets)
+    result = Result(outputs if return_sequences else last, (final_h,) if cell.states == 1 else (final_h, final_c))
+    if not training:
+        return result, None
+    packed.backward()  # of the weights as they are now
+    tape = Tape(
+        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, rows=src, hs=hs, cs=cs, ws=ws, workspace=workspace,
+        backwards=reverse and restore, zero_masked=bool(zero_output_for_mask), sequences=bool(return_sequences), act=act, ract=ract,
+        initial=tuple(None if s is None else np.shape(s) for s in _given(cell, initial_state)), has_bias=bias is not None,
+    )  # fmt: skip
+    return result, tape
+
+
+def _given(cell, initial_state):
+    if initial_state is None:
+        return (None,) * cell.states
+    return (initial_state,) if isinstance(initial_state, np.ndarray) else tuple(initial_state)
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# Backward
+
+
+def backward(cell, tape, d_outputs, d_states, need_x):
+    """Gradients; the tape is used up."""
+    if not isinstance(tape, Tape) or tape.cell.name != cell.name:
+        raise TypeError(f"tape: expected the tape of {cell.name}_forward, received {type(tape).__name__}")
+    cell, packed, steps, dtype = tape.cell, tape.packed, tape.steps, tape.dtype
+    if tape.workspace is None:
+        raise ValueError("tape: expected one that was not used yet (a tape is good for one backward), received a used one")
+    B, T, F = tape.shape
+    H, P, L, N, G = packed.H, packed.panels, lanes(dtype), steps.N, cell.gates
+    size = dtype.itemsize
+    d_sequences, d_last = _check_d_outputs(tape, d_outputs, H)
+    d_final = _check_d_states(cell, d_states, B, H, dtype)
+    ws, hs, cs, workspace = tape.ws, tape.hs, tape.cs, tape.workspace
+    tape.workspace = None
+    ut, ut2, wt = packed.backward()
+
+    ws_jump, ws_step = (N + 1) * cell.groups * L * size, cell.groups * L * size
+    ut_skip, ut_inner = cell.u_group * L * size, len(cell.u_gates) * L
+    work = N * H * G * H
+    workers, slots = _workers(B, work)
+    d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
+    _jit.get(cell.module, f"{cell.kernel}_backward", dtype.name).run(
+        workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base, backwards=tape.backwards, slots=slots, workers=workers,
+        queue=np.array([workers * slots]), H=H, panels=P, steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0],
+        d_final_c=d_final[1] if cell.states == 2 else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws, ws_jump=ws_jump,
+        scratch=aligned((workers * slots * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner, ut2=ut2, d_h0=d_initial[0],
+        d_c0=d_initial[1] if cell.states == 2 else None, act=tape.act, ract=tape.ract,
+    )  # fmt: skip
+
+    dx = None
+    if need_x:
+        dx = np.empty((steps.positions, F), dtype)
+        if not steps.complete:
+            dx.fill(0)
+        product(dtype, ws, ws_step, P, len(cell.w_gates) * L, ws_jump, wt, F, dx, steps.src, N)
+        dx = dx.reshape(B, T, F) if T is not None else Ragged._checked(dx, tape.offsets)
+    d_kernel, d_recurrent = np.empty((F, G, H), dtype), np.empty((H, G, H), dtype)
+    before = np.arange(-1, N - 1)  # row of hs that holds the state a step started from
+    starts = steps.first[:-1]
+    some = starts < steps.first[1:]
+    before[starts[some]] = N + np.flatnonzero(some)
+    ws_u = ws.reshape(-1)[cell.u_group * L :]
+    _gate_gradient(d_kernel, cell.w_gates, tape.x_rows, tape.rows, F, ws, ws_jump, ws_step, N, H)
+    _gate_gradient(d_recurrent, cell.u_gates, hs, before, H, ws_u, ws_jump, ws_step, N, H)
+    if cell.second_gates:  # the candidate met r h, which cs holds
+        _gate_gradient(d_recurrent, cell.second_gates, cs, tape.rows, H, ws, ws_jump, ws_step, N, H)
+    d_bias = _bias_gradient(cell, ws, ws_jump, ws_step, N, H) if tape.has_bias else None
+    workspace.release()
+    tape.ws = tape.hs = tape.cs = tape.x_rows = None
+    d_initial = tuple(d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d for d, shape in zip(d_initial, tape.initial, strict=True))
+    return Gradients(dx, d_kernel.reshape(F, G * H), d_recurrent.reshape(H, G * H), d_bias, d_initial)
+
+
+def _check_d_outputs(tape, d_outputs, H):
+    """(gradient of the sequence or None, gradient of the last output or None)."""
+    if d_outputs is None:
+        return None, None
+    B, T, _ = tape.shape
+    if tape.sequences and T is None:
+        if type(d_outputs) is not Ragged:
+            raise TypeError(f"d_outputs: expected Ragged as the outputs, received {type(d_outputs).__name__}")
+        d = as_floats("d_outputs", d_outputs.values, tape.dtype)
+        if not np.array_equal(d_outputs.offsets, tape.offsets):
+            raise ValueError("d_outputs: expected the offsets of the outputs, received others")
+        return check_shape("d_outputs", d, (tape.steps.positions, H), "(N,H)"), None
+    d = as_floats("d_outputs", d_outputs, tape.dtype)
+    if tape.sequences:
+        return check_shape("d_outputs", d, (B, T, H), "(B,T,H)"), None
+    return None, check_shape("d_outputs", d, (B, H), "(B,H)")
+
+
+def _check_d_states(cell, d_states, B, H, dtype):
+    if d_states is None:
+        return (None,) * cell.states
+    if cell.states == 1 and isinstance(d_states, np.ndarray):
+        d_states = (d_states,)
+    if not isinstance(d_states, (tuple, list)) or len(d_states) != cell.states:
+        got = f"{len(d_states)}" if isinstance(d_states, (tuple, list)) else type(d_states).__name__
+        raise ValueError(f"d_states: expected {cell.states} array(s) or None in a tuple or list, received {got}")
+    return tuple(None if d is None else check_shape("d_states", as_floats("d_states", d, dtype), (B, H), "(B,H)") for d in d_states)
+
+
+def _gate_gradient(out, gates, a, index, depth, b, b_jump, b_step, N, H):
+    """out[k, gate] = sum over n of a[index[n]][k] · b[n][gate]; b as gates lie in ws."""
+    dtype = a.dtype
+    L = lanes(dtype)
+    P, V = -(-H // L), len(gates)
+    if V == 1:  # one gate: vectors of four panels side by side
+        packed = weight_gradient(a, index, depth, b, b_step, 4 * b_jump, b_jump, P, 4, N)
+        packed = packed.transpose(1, 0, 2, 3).reshape(depth, 1, -1)
+    else:
+        packed = weight_gradient(a, index, depth, b, b_step, b_jump, L * dtype.itemsize, P * V, V, N)
+        packed = packed.transpose(1, 2, 0, 3).reshape(depth, V, P * L)
+    for i, g in enumerate(gates):
+        out[:, g] = packed[:, i, :H]
+
+
+def _bias_gradient(cell, ws, ws_jump, ws_step, N, H):
+    dtype = ws.dtype
+    L = lanes(dtype)
+    P = -(-H // L)
+    sums = np.empty((cell.groups, P * L), dtype)
+    for g in range(cell.groups):
+        column_sums(dtype, ws.reshape(-1)[g * L :], ws_step, ws_jump, P, N, sums[g])
+    sums = sums[:, :H]
+    if cell.recurrent_bias:  # groups: g, z, r, h-part
+        return np.stack([np.concatenate([sums[1], sums[2], sums[0]]), np.concatenate([sums[1], sums[2], sums[3]])])
+    out = np.empty((cell.gates, H), dtype)
+    for i, g in enumerate(cell.w_gates):
+        out[g] = sums[i]
+    return out.reshape(cell.gates * H)
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------
+# The bulk products (kernels/gemm.py)
+
+PRODUCT_ROWS = 8 * _jit.TILE_ROWS
+
+
+def product(dtype, a, a_stride, outer, inner, jump, weights, columns, c, c_index, rows, init=None):
+    """c[c_index[n]] = init + a[n] · weights."""
+    L = lanes(dtype)
+    vectors = -(-columns // L)
+    if init is None:
+        init = aligned_zeros((vectors * L,), dtype)
+    _jit.get("gemm", "product", dtype.name).run(
+        -(-rows // PRODUCT_ROWS), rows * columns * outer * inner, a=a, a_stride=a_stride, outer=outer, inner=inner, jump=jump, init=init, weights=weights,
+        vectors=vectors, columns=columns, c=c, c_index=c_index, c_stride=columns * dtype.itemsize, rows=rows,
+    )  # fmt: skip
+
+
+def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps):
+    """[panel][k][v][lane] = sum over n of a[index[n]][k] · b[panel][n][v]."""
+    dtype = a.dtype
+    L = lanes(dtype)
+    panels = -(-vectors // per_panel)
+    out = aligned((panels, depth, per_panel, L), dtype)
+    if vectors % per_panel:
+        out[-1] = 0
+    parts = max(1, min(-(-8 // panels), -(-depth // (2 * _jit.TILE_ROWS))))
+    k_step = -(-depth // parts)
+    k_step += -k_step % _jit.TILE_ROWS
+    k_blocks = max(1, -(-depth // k_step))
+    _jit.get("gemm", "weight_gradient", dtype.name).run(
+        panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize, depth=depth, b=b, b_stride=b_stride,
+        panel_stride=panel_stride, v_stride=v_stride, vectors=vectors, per_panel=per_panel, steps=steps, out=out, k_step=k_step, k_blocks=k_blocks,
+    )  # fmt: skip
+    return out
+
+
+def column_sums(dtype, b, b_stride, v_stride, vectors, steps, out):
+    """out[v] = sum over n of b[n][v]."""
+    _jit.get("gemm", "column_sums", dtype.name).run(
+        vectors, steps * vectors * lanes(dtype) * 4, b=b, b_stride=b_stride, v_stride=v_stride, vectors=vectors, steps=steps, out=out
+    )
+

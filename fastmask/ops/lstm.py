@@ -1,0 +1,141 @@
+"""LSTM over T steps under a mask (Hochreiter & Schmidhuber 1997; equal to keras.layers.LSTM, Keras 3.15)."""
+
+from fastmask.ops import _recurrent
+from fastmask.ops._recurrent import LSTM
+
+
+def lstm(
+    x,
+    kernel,
+    recurrent_kernel,
+    bias=None,
+    *,
+    mask=None,
+    initial_state=None,
+    activation="tanh",
+    recurrent_activation="sigmoid",
+    go_backwards=False,
+    zero_output_for_mask=False,
+    return_sequences=True,
+    restore_order=False,
+    packed=None,
+):
+    """Masked LSTM: outputs and last states.
+
+    Parameters
+    ----------
+    x : (B,T,F) float32 or float64, or Ragged with values (N,F)
+        Any array-like; strided and read-only arrays are fine. Nothing under the mask is ever read into a result.
+    kernel, recurrent_kernel, bias : (F,4H), (H,4H), (4H,) or None, of x's dtype
+        Gate columns i, f, c, o.
+    mask : (B,T), (1,T) or (B,T,1); with Ragged (N,)
+        True = use the step; numbers count as True unless 0. Right padding, left padding and holes alike.
+    initial_state : (h, c), each (B,H), (1,H) or None (zeros)
+    activation, recurrent_activation : str or None
+        Any element-wise Keras name; None is linear.
+    go_backwards : bool
+        Take the steps from the last to the first; outputs stand in the order in which they were computed.
+    zero_output_for_mask : bool
+        Outputs at masked steps are 0 instead of the output before. Concerns sequences only.
+    return_sequences : bool
+        All outputs, or the last valid one (0 in a row without any).
+    restore_order : bool
+        With go_backwards: outputs stand where their inputs stand (Bidirectional).
+    packed : from lstm_pack, or None
+        Skips packing; the weight arguments are then not looked at.
+
+    Returns
+    -------
+    Result(outputs, states)
+        outputs (B,T,H), Ragged for Ragged, or (B,H); states (h, c) after the last valid step, each (B,H).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was expected and what came, before any work.
+
+    Notes
+    -----
+    ::
+
+        i, f, o = ract(x W + h U + b)    g = act(x W + h U + b)        blocks i f c o
+        c = f c + i g                    h = o act(c)
+
+    A masked step carries h and c and repeats the output before it; leading masked steps give 0 even if an initial state is given (TensorFlow, PyTorch). The initial
+    state never switches the mask off (Keras 3 loses it then). Parallel over rows. The bits of a row depend neither on padding nor on the other rows nor on the
+    number of threads (tests/test_invariance.py).
+
+    Examples
+    --------
+    >>> import numpy as np, fastmask as fm
+    >>> x, W, U = np.ones((1, 3, 2), "float32"), np.full((2, 4), 0.5, "float32"), np.zeros((1, 4), "float32")
+    >>> fm.lstm(x, W, U, mask=[[True, False, True]]).outputs[0, :, 0].round(4)
+    array([0.3697, 0.3697, 0.5389], dtype=float32)
+    """
+    return _recurrent.forward(
+        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation=recurrent_activation,
+        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
+        training=False,
+    )[0]  # fmt: skip
+
+
+def lstm_forward(
+    x,
+    kernel,
+    recurrent_kernel,
+    bias=None,
+    *,
+    mask=None,
+    initial_state=None,
+    activation="tanh",
+    recurrent_activation="sigmoid",
+    go_backwards=False,
+    zero_output_for_mask=False,
+    return_sequences=True,
+    restore_order=False,
+    packed=None,
+):
+    """lstm for training: (Result, tape). Arguments and bits as lstm; the tape is good for one lstm_backward.
+
+    The tape holds a copy of the valid steps of x, the gates and the states: (F + 6H) numbers a valid step.
+    """
+    return _recurrent.forward(
+        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation=recurrent_activation,
+        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
+        training=True,
+    )  # fmt: skip
+
+
+def lstm_backward(tape, d_outputs, d_states=None, *, need_x=True):
+    """Backward of lstm_forward.
+
+    Parameters
+    ----------
+    tape : from lstm_forward
+        Used up by this call.
+    d_outputs : as outputs, or None
+        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with zero_output_for_mask it is ignored.
+    d_states : (dh, dc), each (B,H) or None; or None
+    need_x : bool
+        False skips the gradient of x (the first layer of a model).
+
+    Returns
+    -------
+    Gradients(x, kernel, recurrent_kernel, bias, initial_state)
+        x as x, zero at masked steps; weights as they came; initial_state a tuple, None where none was given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Wrong shapes or dtypes, a tape that was used already.
+
+    Notes
+    -----
+    Sums over steps run in one fixed order: the bits do not depend on the number of threads.
+    """
+    return _recurrent.backward(LSTM, tape, d_outputs, d_states, need_x)
+
+
+def lstm_pack(kernel, recurrent_kernel, bias=None):
+    """Weights in the order of the kernels, for `packed=`: they must not change while the pack is in use."""
+    return _recurrent.pack(LSTM, kernel, recurrent_kernel, bias)

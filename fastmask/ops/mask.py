@@ -1,0 +1,238 @@
+"""Masks: made from values, ids or lengths, counted, and checked. True = use the step, False = skip it.
+
+Plain NumPy: a mask is made once per batch and costs little beside any layer that reads it.
+"""
+
+import operator
+
+import numpy as np
+
+_NUMERIC = "biuf"  # dtype kinds: bool, signed, unsigned, float
+
+
+def from_values(x, mask_value=0.0):
+    """Mask of the steps that differ from `mask_value` in at least one feature: Keras' Masking rule.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., F), rank at least 2, any real or integer dtype
+        Usually (B, T, F).
+    mask_value : number
+        Compared exactly, in x's dtype: denormals are data, -0.0 equals 0.0, NaN equals nothing, so a NaN step is kept
+        and ``mask_value=nan`` masks nothing.
+
+    Returns
+    -------
+    ndarray of bool, shape x.shape[:-1]
+
+    Raises
+    ------
+    ValueError : rank below 2
+    TypeError : x or mask_value is no number
+
+    Notes
+    -----
+    Deliberate differences from Keras 3 on TensorFlow, which flushes denormals to zero and rounds mask_value to float32
+    whatever x is, so that a float64 0.37 is never masked there.
+
+    Examples
+    --------
+    >>> import fastmask.masks
+    >>> fastmask.masks.from_values([[[1.0, 0.0], [0.0, 0.0]]])
+    array([[ True, False]])
+    """
+    x = check_numbers(x, "x")
+    if x.ndim < 2:
+        raise ValueError(f"x: expected rank at least 2, (..., F), received shape {x.shape}")
+    return np.logical_or.reduce(_differs(x, mask_value, "mask_value"), axis=-1)
+
+
+def from_ids(ids, pad_id=0):
+    """Mask of the ids that are not `pad_id`: the rule of Keras' Embedding(mask_zero=True).
+
+    Parameters
+    ----------
+    ids : array_like of numbers, usually (B, T)
+        Compared as they are: the id 0.7 is not 0.
+    pad_id : number
+
+    Returns
+    -------
+    ndarray of bool, shape of ids
+
+    Raises
+    ------
+    ValueError : ids is a scalar
+    TypeError : ids or pad_id is no number
+
+    Examples
+    --------
+    >>> import fastmask.masks
+    >>> fastmask.masks.from_ids([[7, 3, 0], [5, 0, 0]])
+    array([[ True,  True, False],
+           [ True, False, False]])
+    """
+    ids = check_numbers(ids, "ids")
+    if ids.ndim < 1:
+        raise ValueError("ids: expected rank at least 1, received a scalar")
+    return _differs(ids, pad_id, "pad_id")
+
+
+def from_lengths(lengths, maxlen=None):
+    """Mask of right-padded rows: the first ``lengths[b]`` steps of row b are used.
+
+    Parameters
+    ----------
+    lengths : array_like of whole numbers, shape (B,)
+    maxlen : int, optional
+        Steps T of the mask; the longest length if None.
+
+    Returns
+    -------
+    ndarray of bool, shape (B, T)
+
+    Raises
+    ------
+    ValueError : lengths of another rank, negative, not whole, or greater than maxlen; maxlen negative
+    TypeError : lengths or maxlen is no number
+
+    Examples
+    --------
+    >>> import fastmask.masks
+    >>> fastmask.masks.from_lengths([2, 0], maxlen=3)
+    array([[ True,  True, False],
+           [False, False, False]])
+    """
+    lengths = check_lengths(lengths)
+    if maxlen is None:
+        maxlen = int(lengths.max(initial=0))
+    else:
+        maxlen = check_count(maxlen, "maxlen")
+        too_long = lengths > maxlen
+        if too_long.any():
+            row = int(np.argmax(too_long))
+            raise ValueError(f"lengths: expected at most maxlen = {maxlen}, received {lengths[row]} at position {row}")
+    return np.arange(maxlen) < lengths[:, None]
+
+
+def to_lengths(mask):
+    """Number of valid steps in each row, wherever in the row they stand.
+
+    Parameters
+    ----------
+    mask : array_like of bool or numbers, shape (B, T) or (B, T, 1)
+        Non-zero is True.
+
+    Returns
+    -------
+    ndarray of int64, shape (B,)
+
+    Raises
+    ------
+    ValueError : another rank
+    TypeError : mask is no number
+
+    Examples
+    --------
+    >>> import fastmask.masks
+    >>> fastmask.masks.to_lengths([[True, False, True], [False, False, False]])
+    array([2, 0])
+    """
+    mask = check_numbers(mask, "mask")
+    if mask.ndim == 3 and mask.shape[2] == 1:
+        mask = mask[:, :, 0]
+    if mask.ndim != 2:
+        raise ValueError(f"mask: expected shape (B,T), received {mask.shape}")
+    return np.count_nonzero(mask, axis=1).astype(np.int64, copy=False)
+
+
+def check_mask(mask, shape, name="mask"):
+    """The mask as a C-contiguous bool array of `shape`, usually (B, T); a mask that is one already is not copied.
+
+    Takes bool or any number (non-zero is True, NaN too), of that shape, with a last axis of 1 behind it, or with 1 for
+    B (the same mask for every row).
+
+    Raises
+    ------
+    ValueError : another shape
+    TypeError : no numbers
+
+    Examples
+    --------
+    >>> check_mask([[1, 0, 0.3]], (2, 3))
+    array([[ True, False,  True],
+           [ True, False,  True]])
+    """
+    if type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == shape and mask.flags.c_contiguous:
+        return mask
+    mask = received = check_numbers(mask, name)
+    shape = tuple(shape)
+    if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    one_for_all = len(shape) > 1 and mask.shape == (1, *shape[1:])
+    if mask.shape != shape and not one_for_all:
+        dims = f"(B,T) = ({shape[0]},{shape[1]})" if len(shape) == 2 else str(shape)
+        raise ValueError(f"{name}: expected shape {dims}, received {received.shape}")
+    if mask.dtype != np.bool_:
+        mask = mask != 0
+    return np.ascontiguousarray(np.broadcast_to(mask, shape))
+
+
+def check_lengths(lengths, name="lengths"):
+    """lengths as int64 (B,), or ValueError/TypeError."""
+    lengths = check_numbers(lengths, name)
+    if lengths.ndim != 1:
+        raise ValueError(f"{name}: expected shape (B,), received {lengths.shape}")
+    if lengths.dtype.kind == "b":
+        raise TypeError(f"{name}: expected whole numbers, received dtype bool")
+    bad = lengths < 0
+    if lengths.dtype.kind == "f":
+        bad |= lengths != np.trunc(lengths)  # NaN too
+    if lengths.dtype.kind in "fu":
+        bad |= lengths >= 2**63  # no int64
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name}: expected whole numbers >= 0, received {lengths[row]} at position {row}")
+    return lengths.astype(np.int64, copy=False)
+
+
+def check_count(n, name, minimum=0):
+    """n as an int of at least `minimum`, or ValueError/TypeError."""
+    try:
+        if isinstance(n, (bool, np.bool_)):
+            raise TypeError
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, received {n!r}") from None
+    if n < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, received {n}")
+    return n
+
+
+def check_numbers(a, name):
+    """a as a plain ndarray of bools, integers or floats, or ValueError/TypeError."""
+    if type(a) is not np.ndarray:
+        try:
+            a = np.asarray(a)
+        except (ValueError, TypeError) as error:  # rows of different lengths, Ragged
+            raise type(error)(f"{name}: expected an array, received what is none: {error}") from None
+    if a.dtype.kind not in _NUMERIC:
+        raise TypeError(f"{name}: expected numbers, received dtype {a.dtype}")
+    return a
+
+
+def _differs(a, value, name):
+    """a != value, the value first rounded to a's dtype where that is a float."""
+    value = check_numbers(value, name)
+    if value.ndim:
+        raise ValueError(f"{name}: expected one number, received shape {value.shape}")
+    if a.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return a != value.astype(a.dtype)
+    # integers: as Python ints, since 2**53 and 2**53 + 1 are one float
+    value = value.item()
+    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+        return np.ones(a.shape, dtype=bool)
+    if a.dtype.kind == "b":
+        a = a.view(np.uint8)
+    return a != int(value)

@@ -1,0 +1,199 @@
+"""Variable: a weight. Array-like, changed only through `assign`, so that every change is seen."""
+
+import itertools
+import threading
+
+import numpy as np
+
+_versions = itertools.count(1)  # one counter for all: next() is atomic, so no two changes ever share a version
+
+
+class Variable(np.lib.mixins.NDArrayOperatorsMixin):
+    """A named array of weights.
+
+    Parameters
+    ----------
+    value : array-like of numbers
+        The initial value; copied.
+    name : str, optional
+    trainable : bool
+        Whether optimizers change it.
+    dtype : str or dtype, optional
+        "float32" or "float64"; default: that of `value`, float32 for other numbers.
+
+    Notes
+    -----
+    A Variable can be used wherever NumPy takes an array: `np.dot(x, v)`, `v + 1`, `v[0]`, `np.asarray(v)`. What comes out of
+    `np.asarray(v)`, `v.value` and `v[...]` is a read-only view, which follows later changes. Changes go through `assign`,
+    `v[...] = x` or `v += x`; each gives the variable a new `version`. Layers keep packed copies of their weights under that
+    number, so a change takes effect at the next call.
+
+    `==` compares element by element, as arrays do; variables are hashed by identity.
+
+    Examples
+    --------
+    >>> v = Variable([1.0, 2.0], name="bias")
+    >>> v += 1
+    >>> v
+    Variable(name='bias', shape=(2,), dtype=float32, trainable=True, value=[2. 3.])
+    >>> np.asarray(v)[0] = 5
+    Traceback (most recent call last):
+    ValueError: assignment destination is read-only
+    """
+
+    __hash__ = object.__hash__
+
+    def __init__(self, value, name=None, trainable=True, dtype=None):
+        if dtype is None:  # a list of Python floats is float64 only because NumPy says so
+            dtype = np.float64 if getattr(value, "dtype", None) == np.float64 else np.float32
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, received {dtype}")
+        self._own(np.array(_numbers(np.asarray(value), "value"), dtype=dtype, order="C"))
+        self.name = name or "variable"
+        self.trainable = bool(trainable)
+
+    def _own(self, data):
+        self._data = data  # written to only by assign, __setitem__ and optimizers, each followed by _changed()
+        self.value = data.view()
+        self.value.flags.writeable = False
+        self._local = threading.local()
+        self._changed()
+
+    def _changed(self):
+        """Say that `_data` has been written to. Called after the write: a pack made meanwhile is keyed by the old version."""
+        self.version = next(_versions)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+    @property
+    def shape(self):
+        return self._data.shape
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    @property
+    def ndim(self):
+        return self._data.ndim
+
+    @property
+    def size(self):
+        return self._data.size
+
+    def numpy(self):
+        """A copy, free to be changed."""
+        return self._data.copy()
+
+    def __array__(self, dtype=None, copy=None):
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            if copy is False:
+                raise ValueError(f"copy: expected None or True to convert {self.dtype} to {np.dtype(dtype)}, received False")
+            return self._data.astype(dtype)
+        return self._data.copy() if copy else self.value
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
+        arrays = [x.value if isinstance(x, Variable) else x for x in inputs]
+        targets = out if isinstance(out, tuple) else (out,)
+        if method == "at":  # changes its first argument
+            if isinstance(inputs[0], Variable):
+                arrays[0] = inputs[0].numpy()
+            ufunc.at(*arrays, **kwargs)
+            if isinstance(inputs[0], Variable):
+                inputs[0].assign(arrays[0])
+            return None
+        if not any(isinstance(target, Variable) for target in targets):
+            if targets:
+                kwargs["out"] = targets
+            return getattr(ufunc, method)(*arrays, **kwargs)
+        if len(targets) != 1:
+            raise TypeError(f"out: expected arrays for {ufunc.__name__}, which has several outputs, received a Variable")
+        target = targets[0]  # np.add(v, 1, out=v), which is what v += 1 is
+        target.assign(getattr(ufunc, method)(*arrays, **kwargs))
+        return target
+
+    def __getitem__(self, key):
+        return self.value[key]
+
+    def __len__(self):
+        return len(self.value)
+
+    def __iter__(self):
+        return iter(self.value)
+
+    def __float__(self):
+        return float(self.value)
+
+    def __bool__(self):
+        return bool(self.value)
+
+    # ---- changing ---------------------------------------------------------------------------------------------------
+    def assign(self, value):
+        """Replace the whole value.
+
+        Parameters
+        ----------
+        value : array-like of this variable's shape
+
+        Returns
+        -------
+        Variable
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Another shape. Nothing is written then.
+        TypeError
+            Not numbers.
+        """
+        value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
+        if value.shape != self.shape:
+            raise ValueError(f"{self.name}: expected shape {self.shape}, received {value.shape}")
+        self._data[...] = value
+        self._changed()
+        return self
+
+    def __setitem__(self, key, value):
+        value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
+        self._data[key] = value
+        self._changed()
+
+    def assign_add(self, value):
+        """v += value."""
+        return self.assign(self.value + np.asarray(value))
+
+    def assign_sub(self, value):
+        """v -= value."""
+        return self.assign(self.value - np.asarray(value))
+
+    # ---- the gradient of the latest backward in this thread; see Layer.add_gradient ------------------------------------
+    @property
+    def gradient(self):
+        """What the latest backward of this thread gave, or None."""
+        return getattr(self._local, "gradient", None)
+
+    @gradient.setter
+    def gradient(self, value):
+        self._local.gradient = value
+
+    # ---- copying and showing ----------------------------------------------------------------------------------------
+    def __getstate__(self):
+        return {"data": self._data, "name": self.name, "trainable": self.trainable}
+
+    def __setstate__(self, state):
+        self._own(state["data"])
+        self.name, self.trainable = state["name"], state["trainable"]
+
+    def __repr__(self):
+        value = np.array2string(self.value, threshold=20)
+        return (
+            f"Variable(name={self.name!r}, shape={self.shape}, dtype={self.dtype}, "
+            f"trainable={self.trainable}, value={value})"
+        )
+
+
+def _numbers(array, name):
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected numbers, received an array of dtype {array.dtype}")
+    return array

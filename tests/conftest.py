@@ -1,0 +1,30 @@
+"""Set-up of all tests: where helpers.py is found, and at the end which optional packages were absent."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# package -> what is not tested without it
+OPTIONAL = {
+    "hypothesis": "property-based tests",
+    "matplotlib": "the demo's picture",
+    "tqdm": "the progress bar (one line an epoch is tested)",
+    "torch": "comparison with PyTorch",
+    "keras": "comparison with Keras",
+    "tensorflow": "comparison with Keras on TensorFlow",
+    "onnxruntime": "comparison with onnxruntime",
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what could not be tested here; the reason of each skipped test is in the summary above (-ra)."""
+    absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
+    if not absent:
+        return
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    terminalreporter.section("optional packages that are not installed")
+    for name in absent:
+        terminalreporter.line(f"{name}: not tested: {OPTIONAL[name]}")
+    terminalreporter.line(f"{skipped} tests or files were skipped; the reasons stand above")

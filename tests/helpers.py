@@ -1,0 +1,89 @@
+"""Tolerances, numerical gradients and the masks every masked function is tried with: in one place."""
+
+import doctest
+
+import numpy as np
+
+
+def assert_close(actual, desired, dtype=np.float64, k=64, atol=0.0):
+    """Elementwise |actual - desired| <= atol + k eps(dtype) max(1, |desired|); NaN and inf must agree.
+
+    dtype is that of the computation which made `actual`; k says how many roundings it may be off by.
+    """
+    actual, desired = np.asarray(actual), np.asarray(desired)
+    assert actual.shape == desired.shape, f"shape {actual.shape}, expected {desired.shape}"
+    with np.errstate(invalid="ignore"):
+        actual, desired = actual.astype(np.float64), desired.astype(np.float64)
+        finite = np.isfinite(desired)
+        np.testing.assert_array_equal(actual[~finite], desired[~finite])
+        error = np.abs(actual[finite] - desired[finite])
+    eps = float(np.finfo(dtype).eps)
+    scale = np.maximum(1.0, np.abs(desired[finite]))
+    bad = ~(error <= atol + k * eps * scale)  # the negation catches NaN in actual
+    if bad.any():
+        worst = np.argmax(np.where(np.isnan(error), np.inf, error / scale))
+        where = tuple(int(axis[worst]) for axis in np.nonzero(finite))
+        raise AssertionError(
+            f"{bad.sum()} of {error.size} values off; worst at {where}: "
+            f"{float(actual[where])!r}, expected {float(desired[where])!r}, "
+            f"{error[worst] / scale[worst] / eps:.3g} eps where k = {k} and atol = {atol} are allowed"
+        )
+
+
+def numerical_gradient(f, a, h=5e-4):
+    """Gradient of the scalar f() with respect to the float64 array a, which f reads: order-4 central differences.
+
+    a is changed in place while this runs and is back to its bits afterwards.
+    """
+    assert a.dtype == np.float64, "differences need float64"
+    gradient = np.zeros_like(a)
+    for index in np.ndindex(a.shape):
+        old = a[index]
+        values = []
+        for step in (-2, -1, 1, 2):
+            a[index] = old + step * h
+            values.append(f())
+        a[index] = old
+        gradient[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+    return gradient
+
+
+def assert_gradient(f, a, gradient, k=2**16):
+    """gradient is the derivative of the scalar f() with respect to a, which f reads.
+
+    k: of values near 1, differences with h = 5e-4 are off by about eps/h = 2000 eps from rounding and by h^4 f^(5)/30 =
+    10 eps f^(5); the largest error measured in test_reference.py is 24 000 eps. 2^16 eps is 1.5e-11, far below any
+    wrong gradient.
+    """
+    assert np.shape(gradient) == a.shape, f"shape {np.shape(gradient)}, expected {a.shape}"
+    assert_close(gradient, numerical_gradient(f, a), np.float64, k=k)
+
+
+def mask_cases(B, T, seed=0):
+    """Name -> mask (B,T): every pattern that has its own way to go wrong."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(T)
+    lengths = rng.integers(0, T + 1, (B, 1))
+    lengths[:1] = T  # one full row, and one empty row if there are two
+    lengths[1:2] = 0
+    holes = rng.random((B, T)) < 0.5
+    first_masked = holes.copy()
+    first_masked[:, :1] = False
+    empty_rows = holes.copy()
+    empty_rows[::2] = False
+    return {
+        "none": np.ones((B, T), dtype=bool),
+        "right": t < lengths,
+        "left": t >= T - lengths,
+        "holes": holes,
+        "first_masked": first_masked,
+        "empty_rows": empty_rows,
+        "all_masked": np.zeros((B, T), dtype=bool),
+    }
+
+
+def assert_doctests(module):
+    """Every example in the module's docstrings runs and prints what it says; there is at least one."""
+    result = doctest.testmod(module)
+    assert result.attempted > 0, f"{module.__name__} has no example"
+    assert result.failed == 0, f"{result.failed} of {result.attempted} examples in {module.__name__} failed: see above"
