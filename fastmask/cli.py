@@ -69,14 +69,13 @@ def run_demo(options):
     describe(x_train, x_test)
     x_train, x_test = standardise(x_train, x_test)
 
+    fm.set_random_seed(options.seed)
+    model = build_model(options)
+    model.summary()
     started = time.perf_counter()
     prepare_kernels(options, x_train, y_train, x_test)
     seconds = time.perf_counter() - started
     say(f"kernels ready after {seconds:.1f} s (compiled at the first run, then read from the cache)")
-
-    fm.set_random_seed(options.seed)
-    model = build_model(options)
-    model.summary()
     started = time.perf_counter()
     history = model.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=options.epochs, verbose=1)
     seconds = time.perf_counter() - started
@@ -90,6 +89,7 @@ def run_demo(options):
 
 
 def say(text):
+    """Print at once, also into a pipe."""
     print(text, flush=True)
 
 
@@ -229,6 +229,7 @@ def draw(path, curves, x_test, y_test, predicted):
 
 
 def draw_curve(axes, curves):
+    """Loss and accuracy after each epoch."""
     epochs = np.arange(1, len(curves["loss"]) + 1)
     axes.plot(epochs, curves["loss"], color="tab:blue")
     axes.set(title="Learning curve (training set)", xlabel="epoch", yscale="log")
@@ -253,6 +254,7 @@ def draw_batch(axes, x_test, rows=24):
 
 
 def draw_confusion(axes, labels, predicted):
+    """How often each speaker was taken for which."""
     counts = np.zeros((SPEAKERS, SPEAKERS), dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
     axes.imshow(counts, cmap="Blues")

@@ -70,9 +70,8 @@ print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") els
 """
     modules, python_threads, threads = fresh_process(code).splitlines()
     assert (modules, python_threads) == ("[]", "1")
-    # NumPy's BLAS has threads of its own; importing fastmask adds none to them
-    numpy_threads = fresh_process(code.replace("threading, fastmask", "threading, numpy")).splitlines()[2]
-    assert threads == numpy_threads
+    # NumPy's BLAS may have threads of its own
+    assert int(threads) <= int(fresh_process(code.replace("threading, fastmask", "threading, numpy")).splitlines()[2])
 
 
 def test_import_takes_less_than_a_tenth_of_a_second_above_numpy():
@@ -117,7 +116,10 @@ def public_functions():
                     found[f"{module_name}.{name}"] = (thing.__init__, thing.__doc__)
                 for key, member in vars(thing).items():
                     function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
-                    if inspect.isfunction(function) and not key.startswith("_"):
+                    inherited = any(
+                        function.__doc__ == getattr(getattr(b, key, None), "__doc__", "") for b in thing.__bases__
+                    )
+                    if inspect.isfunction(function) and not key.startswith("_") and not inherited:
                         found[f"{module_name}.{name}.{key}"] = (function, function.__doc__)
     return found
 
@@ -142,9 +144,12 @@ def test_documented_arguments_are_the_arguments():
     for label, (function, docstring) in public_functions().items():
         documented = documented_arguments(docstring or "")
         if documented is not None:
-            actual = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
-            if documented != actual:
-                wrong.append(f"{label}: documents {documented}, takes {actual}")
+            taken = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+            named = [p.name for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            if len(named) < len(taken):  # **kwargs: what the base class takes may be described, too
+                documented = [name for name in documented if name in named]
+            if documented != named:
+                wrong.append(f"{label}: documents {documented}, takes {named}")
     assert not wrong, "\n".join(wrong)
 
 

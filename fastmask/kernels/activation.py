@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from ._jit import kernel
 from .activation_names import CODES, LINEAR, NAMES, SIGMOID, TANH
-from .simd import I64, Emitter, V, VecType, itemsize, lanes, load, load_part, store, store_part, unpack
+from .simd import I64, Emitter, V, VecType, get_real, itemsize, lanes, load, load_part, splat, store, store_part, unpack, vexp, vlog
 
 BLOCK = 16384  # elements of one block of the array kernels
 
@@ -233,3 +233,68 @@ def activation_backward(block, args, real):
             d = d * activation_slope(load_part(real, x + i * bytes_, count), code)
         store_part(dx + i * bytes_, d, count)
         i += L
+
+
+@kernel("x y size log")
+def softmax_forward(block, args, real):
+    """y = softmax(x), or its logarithm, over one row of `size`. Parallel: a block is a row.
+
+    e^(x - max) / sum; the sum runs over four interleaved partial sums whatever the number of lanes, so its bits are the same on every machine. A NaN fills its row.
+    """
+    x, y, size, log = unpack(args, 4)
+    L, bytes_ = lanes(real), itemsize(real)
+    x += block * size * bytes_
+    y += block * size * bytes_
+    top = get_real(real, x, 0)
+    for k in range(1, size):
+        v = get_real(real, x, k)
+        if v > top or v != v:
+            top = v
+    k = 0
+    while k < size:
+        count = min(L, size - k)
+        store_part(y + k * bytes_, vexp(load_part(real, x + k * bytes_, count) - top), count)
+        k += L
+    s0, s1, s2, s3 = real(0), real(0), real(0), real(0)
+    k = 0
+    while k + 4 <= size:
+        s0 += get_real(real, y, k)
+        s1 += get_real(real, y, k + 1)
+        s2 += get_real(real, y, k + 2)
+        s3 += get_real(real, y, k + 3)
+        k += 4
+    while k < size:
+        s0 += get_real(real, y, k)
+        k += 1
+    total = splat(real, (s0 + s1) + (s2 + s3))
+    if log:
+        total = vlog(total)
+    k = 0
+    while k < size:
+        count = min(L, size - k)
+        if log:
+            v = (load_part(real, x + k * bytes_, count) - top) - total
+        else:
+            v = load_part(real, y + k * bytes_, count) / total
+        store_part(y + k * bytes_, v, count)
+        k += L
+
+
+@kernel("y dy dx size log")
+def softmax_backward(block, args, real):
+    """softmax: dx = y (dy - sum(dy y)); log_softmax: dx = dy - e^y sum(dy). Parallel: a block is a row."""
+    y, dy, dx, size, log = unpack(args, 5)
+    L, bytes_ = lanes(real), itemsize(real)
+    y += block * size * bytes_
+    dy += block * size * bytes_
+    dx += block * size * bytes_
+    total = real(0)
+    for k in range(size):
+        total += get_real(real, dy, k) if log else get_real(real, dy, k) * get_real(real, y, k)
+    k = 0
+    while k < size:
+        count = min(L, size - k)
+        v, d = load_part(real, y + k * bytes_, count), load_part(real, dy + k * bytes_, count)
+        d = d - vexp(v) * total if log else v * (d - total)
+        store_part(dx + k * bytes_, d, count)
+        k += L

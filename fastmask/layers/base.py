@@ -420,7 +420,7 @@ class Layer:
         if isinstance(grad, (list, tuple)):
             return tuple(self._as_gradient(g) for g in grad)
         if isinstance(grad, Ragged):
-            return grad if grad.dtype == self._dtype else grad.with_values(self._cast(grad.values))
+            return plain(grad) if grad.dtype == self._dtype else grad.with_values(self._cast(grad.values))
         return self._cast(np.asarray(grad))
 
     def _take_call(self):

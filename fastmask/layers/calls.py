@@ -10,6 +10,9 @@ import threading
 from types import SimpleNamespace
 
 
+_NOTHING = object()
+
+
 class Call:
     """One call of a layer: what it saved for backward and the training calls made inside it."""
 
@@ -23,11 +26,11 @@ class Call:
         self.need_x = True  # whether anyone wants the gradient of the inputs
         self.logits = None  # of an output layer: what its softmax or sigmoid was taken of
         self.grad_is_of_logits = False  # then backward gets the gradient of those logits
-        self._saved = None
+        self._saved = _NOTHING
 
     @property
     def saved(self):
-        if self._saved is None:
+        if self._saved is _NOTHING:
             self._saved = SimpleNamespace()
         return self._saved
 

@@ -212,7 +212,8 @@ class Dense(Layer):
         outputs, tape = gemm.dense_forward(x, kernel.value, b, activation=activation, packed=packed)
         self.saved = tape
         if self.output_activation:
-            self._current_call().logits = tape.logits
+            logits = tape.z.reshape(tape.shape)
+            self._current_call().logits = x.with_values(logits) if isinstance(x, Ragged) else logits
         return outputs
 
     def backward(self, grad):

@@ -71,7 +71,7 @@ def loss_terms(
     d_pred = np.zeros(p.shape, p.dtype) if want_grad else None
     smoothed = 2 if kind == "binary_crossentropy" else units
     if len(rows):
-        _jit.get("loss", "step_losses", p.dtype).run(
+        _jit.get("loss", "step_losses", p.dtype.name).run(
             -(-len(rows) // BLOCK),
             len(rows) * units * WORK,
             kind=CODES[f"{kind}_from_logits" if from_logits else kind],
