@@ -92,12 +92,12 @@ def compare(actual, expected, mask, w):
 
 
 def clock(run, warm_up, seconds):
-    """Median time of the calls within `seconds` (at least three), after `warm_up` seconds of uncounted ones."""
+    """Median time of the calls within `seconds` (at least two), after `warm_up` seconds of uncounted ones."""
     end = time.perf_counter() + warm_up
     while time.perf_counter() < end:
         run()
     times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
+    while len(times) < 2 or time.perf_counter() < end:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
@@ -324,7 +324,7 @@ def draw(path, summary):
     axes.set_yticks(np.arange(len(rows)) + 0.4, [str(Workload(**row["workload"])) for row in rows])
     axes.invert_yaxis()
     axes.set(title="Time as a multiple of fastmask's (right of the line: fastmask is faster)", xscale="log")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=max(1, len(names)))
     figure.savefig(path, dpi=100)
 
 

@@ -2,9 +2,9 @@
 
     fm.activations.get("relu")(x)        fm.activations.relu(x)        fm.layers.Dense(8, activation="relu")
 
-All but softmax and log_softmax act on each element alone and may be used inside recurrent layers; those two work along the last
-axis. hard_sigmoid is Keras 3's relu6(x + 3) / 6; Keras 1 and 2 called clip(0.2 x + 0.5, 0, 1) by that name, which is
-"hard_sigmoid_v2" here.
+All but softmax and log_softmax act on each element alone and may be used inside recurrent layers; those two work along
+the last axis. hard_sigmoid is Keras 3's relu6(x + 3) / 6; Keras 1 and 2 called clip(0.2 x + 0.5, 0, 1) by that name,
+which is "hard_sigmoid_v2" here.
 """
 
 import numpy as np

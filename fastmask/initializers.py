@@ -278,9 +278,10 @@ glorot_uniform, glorot_normal = GlorotUniform, GlorotNormal
 he_uniform, he_normal, lecun_uniform, lecun_normal = HeUniform, HeNormal, LecunUniform, LecunNormal
 
 NAMES = (
-    "zeros ones constant identity random_uniform random_normal truncated_normal variance_scaling orthogonal "
-    "glorot_uniform glorot_normal he_uniform he_normal lecun_uniform lecun_normal"
-).split()
+    *("zeros", "ones", "constant", "identity", "random_uniform", "random_normal", "truncated_normal"),
+    *("variance_scaling", "orthogonal", "glorot_uniform", "glorot_normal"),
+    *("he_uniform", "he_normal", "lecun_uniform", "lecun_normal"),
+)
 _by_name = {name: globals()[name] for name in NAMES} | {globals()[name].__name__: globals()[name] for name in NAMES}
 
 

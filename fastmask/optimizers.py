@@ -1,8 +1,8 @@
 """Optimizers: SGD, RMSprop, Adam and AdamW with the formulas of Keras 3.
 
 Updates are done in place, in pieces of a weight that fit the cache, so that a step makes no array of a weight's size.
-Numbers that all elements share (Adam's bias correction, the norm of the gradients) are computed in float64; Keras computes them
-in the weights' dtype, which for float32 makes its step at small t differ by up to 1e-4 of itself.
+Numbers that all elements share (Adam's bias correction, the norm of the gradients) are computed in float64; Keras
+computes them in the weights' dtype, which for float32 makes its step at small t differ by up to 1e-4 of itself.
 """
 
 import inspect
@@ -30,34 +30,55 @@ class Optimizer:
     clipvalue : float, optional
         Each element of a gradient is clipped to +-clipvalue.
     global_clipnorm : float, optional
-        If the norm of all gradients together is larger, all are scaled down by the same factor. Only one of the three clips.
+        If the norm of all gradients together is larger, all are scaled down by the same factor. Only one of the three
+        clips.
     name : str, optional
 
     Notes
     -----
-    A subclass lists its state in `slots` and implements `update(w, g, lr, tmp, **slots)`, which changes the flat arrays `w`
-    and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`.
+    A subclass lists its state in `slots` and implements `update(w, g, lr, tmp, **slots)`, which changes the flat arrays
+    `w` and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`.
     """
 
     def __init__(
-        self, learning_rate, weight_decay=None, clipnorm=None, clipvalue=None, global_clipnorm=None, name=None, **refused
+        self,
+        learning_rate,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        name=None,
+        **refused,
     ):
         for key, value in refused.items():
-            if key not in ("use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor", "gradient_accumulation_steps"):
+            if key not in (
+                "use_ema",
+                "ema_momentum",
+                "ema_overwrite_frequency",
+                "loss_scale_factor",
+                "gradient_accumulation_steps",
+            ):
                 raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
             if value and key != "ema_momentum":
                 raise ValueError(f"{key}: not supported, expected None or False, received {value!r}")
         clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         given = [key for key, value in clips.items() if value is not None]
         if len(given) > 1:
-            raise ValueError(f"expected at most one of clipnorm, clipvalue and global_clipnorm, received {', '.join(given)}")
+            raise ValueError(
+                f"expected at most one of clipnorm, clipvalue and global_clipnorm, received {', '.join(given)}"
+            )
         for key in given:
             if not clips[key] > 0:
                 raise ValueError(f"{key}: expected a positive number, received {clips[key]!r}")
         if weight_decay is not None and not weight_decay >= 0:
             raise ValueError(f"weight_decay: expected a number of 0 or more, received {weight_decay!r}")
         self.learning_rate = learning_rate
-        self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm = weight_decay, clipnorm, clipvalue, global_clipnorm
+        self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm = (
+            weight_decay,
+            clipnorm,
+            clipvalue,
+            global_clipnorm,
+        )
         self.name = name or type(self).__name__.lower()
         self.iterations = 0  # steps taken
         self._slots = {}  # Variable -> {slot name: flat array}
@@ -95,7 +116,8 @@ class Optimizer:
         Parameters
         ----------
         grads_and_vars : iterable of (gradient, Variable)
-            As `zip(layer.gradients, layer.trainable_weights)`. Where the gradient is None the weight stays, with a warning.
+            As `zip(layer.gradients, layer.trainable_weights)`. Where the gradient is None the weight stays, with a
+            warning.
 
         Returns
         -------
@@ -194,7 +216,9 @@ class Optimizer:
     def get_config(self):
         names = [n for n in inspect.signature(type(self)).parameters if n not in ("learning_rate", "kwargs")]
         config = {"learning_rate": self._learning_rate} | {name: getattr(self, name) for name in names}
-        return config | {name: getattr(self, name) for name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")}
+        return config | {
+            name: getattr(self, name) for name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")
+        }
 
     @classmethod
     def from_config(cls, config):
@@ -261,7 +285,12 @@ class RMSprop(Optimizer):
         for name, value in (("rho", rho), ("momentum", momentum)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
-        self.rho, self.momentum, self.epsilon, self.centered = float(rho), float(momentum), float(epsilon), bool(centered)
+        self.rho, self.momentum, self.epsilon, self.centered = (
+            float(rho),
+            float(momentum),
+            float(epsilon),
+            bool(centered),
+        )
         self.slots = ("v",) + ("m",) * bool(self.momentum) + ("a",) * self.centered
 
     def update(self, w, g, lr, tmp, v, m=None, a=None):
@@ -292,7 +321,7 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2014), t counting from 1:
 
         m = m + (1 - beta_1) (g - m)
-        v = v + (1 - beta_2) (g^2 - v)                                      with amsgrad: v_hat = max(v_hat, v), used below
+        v = v + (1 - beta_2) (g^2 - v)                                      with amsgrad its maximum so far, below
         w = w - alpha m / (sqrt(v) + epsilon),     alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
 
     epsilon is added before the bias correction, as in Keras; PyTorch adds it after. Further arguments: see Optimizer.
@@ -303,7 +332,12 @@ class Adam(Optimizer):
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number from 0 to below 1, received {value!r}")
-        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = float(beta_1), float(beta_2), float(epsilon), bool(amsgrad)
+        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = (
+            float(beta_1),
+            float(beta_2),
+            float(epsilon),
+            bool(amsgrad),
+        )
         self.slots = ("m", "v", "v_hat") if self.amsgrad else ("m", "v")
 
     def begin_step(self, lr):

@@ -23,10 +23,10 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
 
     Notes
     -----
-    A Variable can be used wherever NumPy takes an array: `np.dot(x, v)`, `v + 1`, `v[0]`, `np.asarray(v)`. What comes out of
-    `np.asarray(v)`, `v.value` and `v[...]` is a read-only view, which follows later changes. Changes go through `assign`,
-    `v[...] = x` or `v += x`; each gives the variable a new `version`. Layers keep packed copies of their weights under that
-    number, so a change takes effect at the next call.
+    A Variable can be used wherever NumPy takes an array: `np.dot(x, v)`, `v + 1`, `v[0]`, `np.asarray(v)`. What comes
+    out of `np.asarray(v)`, `v.value` and `v[...]` is a read-only view, which follows later changes. Changes go through
+    `assign`, `v[...] = x` or `v += x`; each gives the variable a new `version`. Layers keep packed copies of their
+    weights under that number, so a change takes effect at the next call.
 
     `==` compares element by element, as arrays do; variables are hashed by identity.
 
@@ -61,7 +61,8 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         self._changed()
 
     def _changed(self):
-        """Say that `_data` has been written to. Called after the write: a pack made meanwhile is keyed by the old version."""
+        """Say that `_data` has been written to. Called after the write: a pack made meanwhile is keyed by the old
+        version."""
         self.version = next(_versions)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
@@ -88,7 +89,9 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def __array__(self, dtype=None, copy=None):
         if dtype is not None and np.dtype(dtype) != self.dtype:
             if copy is False:
-                raise ValueError(f"copy: expected None or True to convert {self.dtype} to {np.dtype(dtype)}, received False")
+                raise ValueError(
+                    f"copy: expected None or True to convert {self.dtype} to {np.dtype(dtype)}, received False"
+                )
             return self._data.astype(dtype)
         return self._data.copy() if copy else self.value
 
@@ -107,7 +110,9 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
                 kwargs["out"] = targets
             return getattr(ufunc, method)(*arrays, **kwargs)
         if len(targets) != 1:
-            raise TypeError(f"out: expected arrays for {ufunc.__name__}, which has several outputs, received a Variable")
+            raise TypeError(
+                f"out: expected arrays for {ufunc.__name__}, which has several outputs, received a Variable"
+            )
         target = targets[0]  # np.add(v, 1, out=v), which is what v += 1 is
         target.assign(getattr(ufunc, method)(*arrays, **kwargs))
         return target
@@ -167,7 +172,8 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         """v -= value."""
         return self.assign(self.value - np.asarray(value))
 
-    # ---- the gradient of the latest backward in this thread; see Layer.add_gradient ------------------------------------
+    # ---- the gradient of the latest backward in this thread; see Layer.add_gradient
+    # ------------------------------------
     @property
     def gradient(self):
         """What the latest backward of this thread gave, or None."""

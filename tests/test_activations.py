@@ -1,4 +1,5 @@
-"""Activations by name: which names there are, what they give, what is refused. The formulas are tested with the kernels."""
+"""Activations by name: which names there are, what they give, what is refused. The formulas are tested with the
+kernels."""
 
 import copy
 import pickle

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmask as fm
+from fastmask.ops import activation, gemm
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -20,9 +21,12 @@ sys.path.insert(0, str(FOLDER))
 STEMS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER / "benchmarks")]))
 TIMED = ("time_", "peakmem_", "track_")
 
-# The operations of the library's public face, as (where they are looked up, name); metrics and layers by their verbs.
+# The public operations, as (where they are looked up, name); layers, losses, metrics and optimizers by their verbs.
+RECURRENT = [f"{stem}{verb}" for stem in ("lstm", "gru", "simple_rnn") for verb in ("", "_forward", "_backward")]
 OPS = (
-    [(fm, name) for stem in ("lstm", "gru", "simple_rnn") for name in (stem, f"{stem}_forward", f"{stem}_backward")]
+    [(fm, name) for name in RECURRENT]
+    + [(gemm, name) for name in ("dense", "dense_forward", "dense_backward", "dense_pack")]
+    + [(activation, name) for name in ("activation_forward", "activation_backward")]
     + [(fm.masks, name) for name in ("from_values", "from_ids", "from_lengths", "to_lengths")]
     + [(fm, name) for name in ("pad_sequences", "bucket_batches")]
     + [(fm.Ragged, name) for name in ("from_list", "from_padded", "to_padded", "take", "__getitem__")]
@@ -101,7 +105,9 @@ def test_benchmark_runs_at_its_smallest_size(stem, group, method):
 @pytest.mark.parametrize("stem, group, method", benchmarks(("timeraw_",)))
 def test_start_up_benchmark_runs(stem, group, method):
     code = getattr(getattr(importlib.import_module(f"benchmarks.{stem}"), group)(), method)()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    home = Path(fm.__file__).parents[1]  # the process finds the package that is tested here, installed or not
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=home)
     assert done.returncode == 0, done.stderr
 
 

@@ -46,7 +46,11 @@ def test_plain_distributions():
     n = RandomNormal(1, 2, seed=0)(SHAPE, "float64")
     assert abs(n.mean() - 1) < 0.03 and abs(n.std() - 2) < 0.03 and np.abs(n - 1).max() > 7
     t = TruncatedNormal(1, 2, seed=0)(SHAPE, "float64")
-    assert abs(t.mean() - 1) < 0.03 and np.abs(t - 1).max() <= 4 and abs(t.std() - 2 * initializers.STDDEV_OF_TRUNCATED) < 0.02
+    assert (
+        abs(t.mean() - 1) < 0.03
+        and np.abs(t - 1).max() <= 4
+        and abs(t.std() - 2 * initializers.STDDEV_OF_TRUNCATED) < 0.02
+    )
     for name, spread in (("random_uniform", 0.1 / math.sqrt(12)), ("random_normal", 0.05)):
         assert abs(initializers.get(name)(SHAPE, "float64").std() - spread) < 1e-3
 
@@ -72,7 +76,11 @@ def test_fans():
 def test_scaled_variance(name, variance):
     value = initializers.get(name)(SHAPE, "float64")
     assert abs(value.var() / variance - 1) < 0.03 and abs(value.mean()) < 1e-3
-    limit = math.sqrt(3 * variance) if name.endswith("uniform") else 2 * math.sqrt(variance) / initializers.STDDEV_OF_TRUNCATED
+    limit = (
+        math.sqrt(3 * variance)
+        if name.endswith("uniform")
+        else 2 * math.sqrt(variance) / initializers.STDDEV_OF_TRUNCATED
+    )
     assert 0.98 * limit < np.abs(value).max() <= limit
 
 
@@ -109,7 +117,9 @@ def test_seeds():
     results = []
     for _ in range(2):
         initializers.set_random_seed(5)
-        results.append([initializers.get(name)((3, 4)) for name in ("he_normal", "orthogonal")] + [initializers.draw_seed()])
+        results.append(
+            [initializers.get(name)((3, 4)) for name in ("he_normal", "orthogonal")] + [initializers.draw_seed()]
+        )
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(np.random.get_state()[1], state)

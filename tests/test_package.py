@@ -28,8 +28,9 @@ PUBLIC = NAMES.split()
 
 
 def fresh_process(code):
-    """What `code` prints in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    """What `code` prints in a process of its own, which finds the package that is tested here, installed or not."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -190,7 +191,8 @@ def test_data_and_type_marker_are_packaged():
 
 @pytest.mark.parametrize("name", modules())
 def test_examples_in_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(name), extraglobs={"fm": fm, "np": np})
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"fm": fm, "np": np}, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
 
 

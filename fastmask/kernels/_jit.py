@@ -16,8 +16,10 @@ folder that cannot be written costs a compilation in each process and nothing el
 
 Launching
 ---------
-`Kernel.run` is the one place. Serial (small work), `prange` (`@njit(parallel=True)`, on numba's omp and tbb layers) and an own pool (everywhere else: numba's
-workqueue layer aborts the process when two threads use it, a forked child that enters omp is killed) run the same compiled block loop, so the bits are the same.
+`launch` is the one place. Serial (small work), an own pool and `prange` (`@njit(parallel=True)`) run the same compiled block loop, so the bits are the same. The pool
+is the default: the caller works through the blocks itself and takes whatever help arrives. numba's omp layer starts 10 us sooner on an idle machine, but its barrier
+waits for a thread that another process keeps from running: with one busy process beside it a job of 22 us took 16 ms, 46 us on the pool (asv_bench/launch.py); its
+workqueue layer aborts the process when two threads use it, and a forked child that enters omp is killed. FASTMASK_LAUNCH=prange asks for prange where it is safe.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ import hashlib
 import json
 import math
 import os
-import queue
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -280,7 +282,9 @@ class Kernel:
         self.name, self.dtype = f"{module}.{name}.{dtype}", dtype
         self.address, header = _load(self.name, lambda: emit_kernel(module, name, dtype))
         self.names = tuple(header["arguments"])
-        self._array = ctypes.c_int64 * (len(self.names) + 1)  # one word more: the block counter
+        self.index = {n: i for i, n in enumerate(self.names)}
+        self.counter = len(self.names)  # word of the block counter, behind the arguments; one more word is the caller's
+        self._array = ctypes.c_int64 * (self.counter + 2)
 
     def pack(self, **arguments):
         """The int64 argument block from keywords; arrays and floats are turned into addresses and bits. The caller keeps the arrays alive."""
@@ -290,7 +294,7 @@ class Kernel:
             raise TypeError(f"{self.name}: argument {missing} is missing") from None
         if arguments:
             raise TypeError(f"{self.name}: unknown arguments {sorted(arguments)}")
-        return self._array(*[v if type(v) is int else _word(v) for v in values], 0)
+        return self._array(*[v if type(v) is int else _word(v) for v in values])
 
     def run(self, blocks, work, **arguments):
         """Run blocks 0 … blocks-1; `work` is the number of multiply-adds in all, which decides whether threads pay."""
@@ -301,10 +305,35 @@ def _word(value):
     if value is None:
         return 0
     if isinstance(value, np.ndarray):
-        return value.__array_interface__["data"][0]
+        return address(value)
     if isinstance(value, float):
         return int(np.float64(value).view(np.int64))
     return int(value)
+
+
+def _read_address():
+    """Function array -> address of its data. NumPy's own ways take 1 us, a third of a one-step call; the address is the first field behind the object head (numpy's C
+    ABI), which is checked here on real arrays before it is relied on."""
+    word, head = ctypes.c_ssize_t.from_address, object.__basicsize__
+
+    def quick(array):
+        return word(id(array) + head).value
+
+    def safe(array):
+        return array.__array_interface__["data"][0]
+
+    samples = [np.empty(5), np.empty((2, 3), np.float32)[1:], np.zeros(7, np.uint8)[3:]]
+    if sys.implementation.name == "cpython" and all(quick(a) == safe(a) for a in samples):
+        return quick
+    return safe
+
+
+address = _read_address()
+
+
+def word_address(packed, i):
+    """Address of word i of an argument block."""
+    return ctypes.addressof(packed) + 8 * i
 
 
 def emit_kernel(module, name, dtype):
@@ -337,6 +366,10 @@ def get(module, name, dtype):
 # --------------------------------------------------------------------------------------------------------------------------------------------
 # Launching
 
+_LAUNCHES = ("pool", "prange")
+_parallel = os.environ.get("FASTMASK_LAUNCH") or "pool"
+if _parallel not in _LAUNCHES:
+    raise ValueError(f"FASTMASK_LAUNCH: expected one of {', '.join(_LAUNCHES)}, received {_parallel!r}")
 _threads = None  # number of threads; None: not yet asked
 _forced = None  # tests force "serial", "prange" or "pool"
 _forked = False
@@ -344,8 +377,8 @@ _prange_lock = threading.Lock()  # held by the one thread that is inside a prang
 _prange_state = None  # None: not asked; False: not usable here; else the compiled dispatcher
 _drain = None  # (address, ctypes function holding the GIL, ctypes function releasing it)
 
-# Multiply-adds below which threads do not pay: a launch costs 2-30 us, two cores do about 60 multiply-adds a nanosecond.
-SERIAL_WORK = 3_000_000
+# Multiply-adds below which threads do not pay: waking a helper takes 20-50 us, a core does about 50 multiply-adds a nanosecond.
+SERIAL_WORK = 2_000_000
 # Below this a kernel keeps the GIL: getting it back from a busy Python thread may take 5 ms.
 _HOLD_GIL_WORK = 4_000_000
 
@@ -377,22 +410,30 @@ def is_forced():
     return _forced is not None
 
 
+def _load_function(name, words):
+    """Address of a function of _launch.py that takes `words` int64."""
+
+    def build():
+        from numba import types
+
+        from . import _launch
+
+        symbol, ir_text = _emit(getattr(_launch, name), (types.int64,) * words)
+        return {"symbol": symbol}, ir_text
+
+    return _load(f"_launch.{name}", build)[0]
+
+
+def _callable(kind, address, words):
+    return kind(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * words)(address)
+
+
 def _load_drain():
     global _drain
     with _lock:
         if _drain is None:
-
-            def build():
-                from numba import types
-
-                from . import _launch
-
-                symbol, ir_text = _emit(_launch.drain, (types.int64,) * 4)
-                return {"symbol": symbol}, ir_text
-
-            address, _ = _load("_launch.drain", build)
-            ABI = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 4
-            _drain = address, ctypes.PYFUNCTYPE(ctypes.c_int32, *ABI)(address), ctypes.CFUNCTYPE(ctypes.c_int32, *ABI)(address)
+            at = _load_function("drain", 4)
+            _drain = at, _callable(ctypes.PYFUNCTYPE, at, 4), _callable(ctypes.CFUNCTYPE, at, 4)
     return _drain
 
 
@@ -404,11 +445,12 @@ def launch(kernel, packed, blocks, work):
     """Run `kernel` over its blocks with the arguments of Kernel.pack."""
     _, hold, release = _drain or _load_drain()
     args = ctypes.addressof(packed)
-    counter = args + 8 * len(kernel.names)
+    counter = args + 8 * kernel.counter
+    packed[kernel.counter] = 0
     threads = min(_threads or get_num_threads(), blocks)
     how = _forced or ("serial" if threads == 1 or work < SERIAL_WORK else "parallel")
     if how == "parallel":
-        how = "prange" if not _forked and _prange() else "pool"
+        how = _parallel if _parallel == "pool" or (not _forked and _prange()) else "pool"
     if how == "prange" and (_forked or not _prange() or not _prange_lock.acquire(blocking=False)):
         how = "pool" if _forced else "serial"  # another thread is inside: it has the cores
     if how == "prange":
@@ -417,7 +459,7 @@ def launch(kernel, packed, blocks, work):
         finally:
             _prange_lock.release()
     elif how == "pool":
-        _pool.run(threads - 1, release, kernel.address, args, counter, blocks)
+        _pool.run(threads - 1, kernel.address, args, counter, blocks, release)
     elif work < _HOLD_GIL_WORK:
         hold(_RET, _EXC, kernel.address, args, counter, blocks)
     else:
@@ -506,64 +548,94 @@ class _NumbaCache:
     disable = flush = enable
 
 
-class _Job:
-    """One launch on the own pool. A helper enters only while the caller is still inside; the caller leaves when all who entered have left."""
+class _Pool:
+    """Daemon threads that help a caller through its blocks. The protocol is native (_launch.py: lead, serve) and needs no GIL; Python only wakes and parks helpers.
 
-    __slots__ = ("call", "lock", "inside", "closed", "empty")
+    A helper enters a launch only while the caller is inside; the caller leaves when all who entered have left, so nothing of the launch outlives it. One launch at a
+    time: a second caller has no cores to win and works alone. A helper stays awake for SPINS rounds after a launch (about 0.2 ms), then sleeps on its lock.
 
-    def __init__(self, call):
-        self.call, self.lock, self.inside, self.closed, self.empty = call, threading.Lock(), 0, False, threading.Event()
+    On Linux helpers are kept off the caller's CPU: the scheduler likes to wake a thread where its waker runs, and moves it only after milliseconds; a kernel of 0.2 ms
+    then took 0.4 ms instead of 0.1.
+    """
 
-    def help(self):
-        with self.lock:
-            if self.closed:
-                return
-            self.inside += 1
-        self.call()
-        with self.lock:
-            self.inside -= 1
-            if self.closed and not self.inside:
-                self.empty.set()
+    SPINS = 8000
 
-    def close(self):
-        with self.lock:
-            self.closed = True
-            if not self.inside:
-                return
-        interrupted = None
-        while True:  # Ctrl-C must not free memory that helpers still write
+    def __init__(self):
+        self._busy = threading.Lock()
+        self._slot = (ctypes.c_int64 * 8)()
+        self._address = ctypes.addressof(self._slot)
+        self._bells, self._awake, self._native_ids = [], [], []
+        self._lead = self._serve = self._current_cpu = self._kept_off = None
+
+    def _help(self, i, bell, ready):
+        self._native_ids.append(threading.get_native_id())
+        ready.release()
+        while True:
+            bell.acquire()
+            self._serve(_RET, _EXC, self._address, self.SPINS)
+            self._awake[i] = False
+
+    def _start(self, helpers):
+        if self._lead is None:
+            self._serve = _callable(ctypes.CFUNCTYPE, _load_function("serve", 2), 2)
+            if hasattr(os, "sched_setaffinity"):
+                self._current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+            self._lead = _callable(ctypes.CFUNCTYPE, _load_function("lead", 6), 6)
+        while len(self._bells) < helpers:
+            bell, ready = threading.Lock(), threading.Lock()
+            bell.acquire()
+            ready.acquire()
+            thread = threading.Thread(target=self._help, args=(len(self._bells), bell, ready), daemon=True, name="fastmask")
+            thread.start()
+            ready.acquire()
+            self._awake.append(False)
+            self._bells.append(bell)
+        self._kept_off = None
+
+    def _keep_off(self, cpu):
+        """Let helpers run on every CPU of this process but the caller's."""
+        self._kept_off = cpu
+        others = os.sched_getaffinity(0) - {cpu}
+        if others:
+            for native_id in self._native_ids:
+                try:
+                    os.sched_setaffinity(native_id, others)
+                except OSError:  # not allowed in this container: slower, nothing else
+                    self._current_cpu = None
+
+    def run(self, helpers, kernel, args, counter, blocks, alone):
+        if not self._busy.acquire(blocking=False):
+            alone(_RET, _EXC, kernel, args, counter, blocks)
+            return
+        try:
+            if self._lead is None or len(self._bells) < helpers:
+                self._start(helpers)
+            if self._current_cpu is not None:
+                cpu = self._current_cpu()
+                if cpu != self._kept_off:
+                    self._keep_off(cpu)
+            self._slot[2] = helpers  # LIMIT
+            for i in range(helpers):
+                if not self._awake[i]:
+                    self._awake[i] = True
+                    self._bells[i].release()
             try:
-                self.empty.wait()
-                break
+                self._lead(_RET, _EXC, self._address, kernel, args, counter, blocks, self.SPINS)
+            finally:
+                self._wait()
+        finally:
+            self._busy.release()
+
+    def _wait(self):
+        """Until no helper is inside. Ctrl-C must not free memory that helpers still write: it is raised afterwards."""
+        interrupted = None
+        while self._slot[0]:
+            try:
+                time.sleep(5e-5)
             except BaseException as error:
                 interrupted = error
         if interrupted is not None:
             raise interrupted
-
-
-class _Pool:
-    """A few daemon threads that help the caller through its blocks."""
-
-    def __init__(self):
-        self._jobs, self._count, self._lock = queue.SimpleQueue(), 0, threading.Lock()
-
-    def _work(self, jobs):
-        while True:
-            jobs.get().help()
-
-    def run(self, helpers, function, kernel, args, counter, blocks):
-        if self._count < helpers:
-            with self._lock:
-                while self._count < helpers:
-                    threading.Thread(target=self._work, args=(self._jobs,), daemon=True, name="fastmask").start()
-                    self._count += 1
-        job = _Job(lambda: function(_RET, _EXC, kernel, args, counter, blocks))
-        try:
-            for _ in range(helpers):
-                self._jobs.put(job)
-            job.call()
-        finally:
-            job.close()
 
 
 _pool = _Pool()

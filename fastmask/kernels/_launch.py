@@ -3,9 +3,9 @@
 from llvmlite import binding, ir
 from numba import prange, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-from .simd import I32, I64, PTR, atomic_add
+from .simd import I32, I64, PTR, atomic_add, get_i64, put_i64
 
 # A compiled kernel is int32 f(void **ret, void **exc, int64 block, int64 args, void *real); ret, exc and real are never used.
 BLOCK_ABI = ir.FunctionType(I32, [PTR, PTR, I64, I64, PTR])
@@ -33,6 +33,14 @@ def _call_drain(typingctx, drain, kernel, args, counter, blocks):
     return types.void(*[types.int64] * 5), codegen
 
 
+def _declare(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _is_arm():
+    return binding.get_default_triple().startswith(("aarch64", "arm64"))
+
+
 def _is_x86():
     return binding.get_default_triple().startswith(("x86_64", "i686", "i386", "amd64"))
 
@@ -44,16 +52,15 @@ def _flush_denormals(typingctx):
     def codegen(context, builder, sig, args):
         if _is_x86():
             slot = cgutils.alloca_once(builder, I32)
-            stmxcsr = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [PTR]), "llvm.x86.sse.stmxcsr")
-            ldmxcsr = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [PTR]), "llvm.x86.sse.ldmxcsr")
-            builder.call(stmxcsr, [slot])
+            ldmxcsr = _declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR])
+            builder.call(_declare(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [PTR]), [slot])
             old = builder.load(slot, typ=I32)
             builder.store(builder.or_(old, ir.Constant(I32, 0x8040)), slot)  # FTZ | DAZ
             builder.call(ldmxcsr, [slot])
             return builder.zext(old, I64)
-        if binding.get_default_triple().startswith(("aarch64", "arm64")):
-            old = builder.asm(ir.FunctionType(I64, []), "mrs $0, fpcr", "=r", [], True)
-            builder.asm(ir.FunctionType(ir.VoidType(), [I64]), "msr fpcr, $0", "r", [builder.or_(old, ir.Constant(I64, 1 << 24))], True)
+        if _is_arm():
+            old = builder.call(_declare(builder, "llvm.aarch64.get.fpcr", I64, []), [])
+            builder.call(_declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [builder.or_(old, ir.Constant(I64, 1 << 24))])  # FZ
             return old
         return ir.Constant(I64, 0)
 
@@ -65,15 +72,15 @@ def _restore_denormals(typingctx, mode):
     def codegen(context, builder, sig, args):
         if _is_x86():
             slot = cgutils.alloca_once_value(builder, builder.trunc(args[0], I32))
-            ldmxcsr = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [PTR]), "llvm.x86.sse.ldmxcsr")
-            builder.call(ldmxcsr, [slot])
-        elif binding.get_default_triple().startswith(("aarch64", "arm64")):
-            builder.asm(ir.FunctionType(ir.VoidType(), [I64]), "msr fpcr, $0", "r", [args[0]], True)
+            builder.call(_declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR]), [slot])
+        elif _is_arm():
+            builder.call(_declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [args[0]])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
 
 
+@register_jitable
 def drain(kernel, args, counter, blocks):
     """Take blocks off the shared counter until none is left: dynamic scheduling for whatever number of threads calls this at once."""
     mode = _flush_denormals()
@@ -83,6 +90,80 @@ def drain(kernel, args, counter, blocks):
             break
         _call_block(kernel, block, args)
     _restore_denormals(mode)
+
+
+# -- the own pool, in native code: a launch is a slot of int64 words that the caller opens and closes and helpers enter and leave
+
+STATE, GENERATION, LIMIT, KERNEL, ARGS, COUNTER, BLOCKS, SLOT_WORDS = range(8)
+OPEN = 1 << 32  # STATE is OPEN (while the caller is inside) plus the number of helpers inside
+
+
+@intrinsic
+def _load_acquire(typingctx, address):
+    def codegen(context, builder, sig, a):
+        return builder.load_atomic(builder.inttoptr(a[0], I64.as_pointer()), "acquire", 8, typ=I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _compare_exchange(typingctx, address, old, new):
+    """Whether the word at address was `old` and is now `new`."""
+
+    def codegen(context, builder, sig, a):
+        out = builder.cmpxchg(builder.inttoptr(a[0], I64.as_pointer()), a[1], a[2], "acq_rel", "monotonic")
+        return builder.zext(builder.extract_value(out, 1), I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _pause(typingctx):
+    """A short rest for the other hardware thread of the core."""
+
+    def codegen(context, builder, sig, a):
+        if _is_x86():
+            builder.call(_declare(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+        elif _is_arm():
+            builder.call(_declare(builder, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])  # yield
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def lead(slot, kernel, args, counter, blocks, spins):
+    """The caller's part of a launch: open the slot, work, close it, wait a little for helpers that are still inside (STATE is 0 if none is)."""
+    put_i64(slot, KERNEL, kernel)
+    put_i64(slot, ARGS, args)
+    put_i64(slot, COUNTER, counter)
+    put_i64(slot, BLOCKS, blocks)
+    put_i64(slot, GENERATION, get_i64(slot, GENERATION) + 1)
+    atomic_add(slot, OPEN)
+    drain(kernel, args, counter, blocks)
+    atomic_add(slot, -OPEN)
+    while spins > 0 and _load_acquire(slot) != 0:
+        _pause()
+        spins -= 1
+
+
+def serve(slot, spins):
+    """A helper's part: enter every launch that opens, once; return after `spins` rounds without one.
+
+    Staying awake between launches matters: waking a sleeping thread takes 50-100 us, a training step has a dozen launches.
+    """
+    seen = 0
+    idle = 0
+    while idle < spins:
+        state = _load_acquire(slot)
+        if state >= OPEN and get_i64(slot, GENERATION) != seen and state - OPEN < get_i64(slot, LIMIT):
+            if _compare_exchange(slot, state, state + 1) != 0:
+                seen = get_i64(slot, GENERATION)
+                drain(get_i64(slot, KERNEL), get_i64(slot, ARGS), get_i64(slot, COUNTER), get_i64(slot, BLOCKS))
+                atomic_add(slot, -1)
+                idle = 0
+        else:
+            _pause()
+            idle += 1
 
 
 def prange_drain(drain, kernel, args, counter, blocks, threads):

@@ -9,15 +9,17 @@ Design
 from ._jit import kernel
 from .simd import get_i64, get_u8, put_i64, unpack
 
-@kernel("mask base rows reverse restore first src dst order lengths_count")
+@kernel("mask base rows reverse restore first src dst order longest lengths_count")
 def resolve(block, args, real):
     """Valid steps of `rows` rows. Serial.
 
     mask (positions,) uint8 or 0 (all valid); base (B+1,) positions where rows begin; reverse: steps in reversed order, outputs too unless `restore`.
-    Writes first (B+1,), src and dst (N,), order (B,) rows by falling number of steps (equal ones in order). lengths_count: scratch (longest row + 2,) of zeros.
+    Writes first (B+1,), src and dst (N,), order (B,) rows by falling number of steps (equal ones in order). longest: positions of the longest row; lengths_count: scratch (longest + 1,).
     """
-    mask, base, rows, reverse, restore, first, src, dst, order, lengths_count = unpack(args, 10)
+    mask, base, rows, reverse, restore, first, src, dst, order, longest, lengths_count = unpack(args, 11)
     n = 0
+    for length in range(longest + 1):
+        put_i64(lengths_count, length, 0)
     longest = 0
     put_i64(first, 0, 0)
     for b in range(rows):

@@ -11,17 +11,17 @@ import numpy as np
 
 from fastmask import initializers
 from fastmask.layers.calls import Call, LatestCall, stack
-from fastmask.layers.masked import MaskedOutput, MaskedRagged, mask_of, plain, with_mask
-from fastmask.ops.mask import check_mask
+from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
 from fastmask.ragged import Ragged
 from fastmask.variable import Variable
 
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 # arguments of Keras' layers that may be passed if they ask for nothing
 NOT_SUPPORTED = (
-    "activity_regularizer kernel_regularizer recurrent_regularizer bias_regularizer kernel_constraint recurrent_constraint "
-    "bias_constraint lora_rank quantization_config unroll"
-).split()
+    *("activity_regularizer", "kernel_regularizer", "recurrent_regularizer", "bias_regularizer"),
+    *("kernel_constraint", "recurrent_constraint", "bias_constraint", "lora_rank", "quantization_config", "unroll"),
+)
 
 
 class MaskDroppedWarning(UserWarning):
@@ -45,19 +45,20 @@ class Layer:
     -----
     A layer of one's own:
 
-    - ``__init__(...)`` calls ``super().__init__(**kwargs)``. Layers set as attributes (or lists of them) are sub-layers.
-    - ``build(input_shape)`` makes weights with ``self.add_weight(...)``; it runs at the first call. Shapes have None for what
-      may vary: (None, None, 12).
+    - ``__init__(...)`` calls ``super().__init__(**kwargs)``. Layers set as attributes (or lists of them) are
+      sub-layers.
+    - ``build(input_shape)`` makes weights with ``self.add_weight(...)``; it runs at the first call. Shapes have None
+      for what may vary: (None, None, 12).
     - ``call(inputs, mask=None, training=False)`` computes. Leave out `mask` or `training` if it needs none.
-    - ``backward(grad)`` takes the gradient of the outputs, hands weight gradients to ``self.add_gradient(weight, g)`` and
-      returns the gradient of the inputs. It may read whatever `call` put into ``self.saved`` (an object of that very call:
-      ``self.saved.x = x``, or ``self.saved = x``). A sub-layer is gone back through by its own ``backward``, latest call
-      first. A layer without `backward` works for inference.
-    - masks: ``supports_masking = True`` hands the mask on as it is, ``compute_mask(inputs, mask)`` makes another. A layer
-      that does neither drops it, with a MaskDroppedWarning.
+    - ``backward(grad)`` takes the gradient of the outputs, hands weight gradients to ``self.add_gradient(weight, g)``
+      and returns the gradient of the inputs. It may read whatever `call` put into ``self.saved`` (an object of that
+      very call: ``self.saved.x = x``, or ``self.saved = x``). A sub-layer is gone back through by its own ``backward``,
+      latest call first. A layer without `backward` works for inference.
+    - masks: ``supports_masking = True`` hands the mask on as it is, ``compute_mask(inputs, mask)`` makes another. A
+      layer that does neither drops it, with a MaskDroppedWarning.
 
-    Called by hand under a mask (``mask=``, or inputs that carry one) a layer returns arrays that carry the outgoing mask as
-    ``y.mask``. Inside models masks travel by themselves.
+    Called by hand under a mask (``mask=``, or inputs that carry one) a layer returns arrays that carry the outgoing
+    mask as ``y.mask``. Inside models masks travel by themselves.
     """
 
     supports_masking = False
@@ -100,7 +101,9 @@ class Layer:
             if key not in NOT_SUPPORTED:
                 raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
             if value:
-                raise ValueError(f"{key}: not supported by {type(self).__name__} yet, expected None, received {value!r}")
+                raise ValueError(
+                    f"{key}: not supported by {type(self).__name__} yet, expected None, received {value!r}"
+                )
         dtype = "float32" if dtype is None else dtype
         try:
             dtype_name = np.dtype(dtype).name
@@ -122,7 +125,9 @@ class Layer:
         """Make the weights; input_shape is (None, ..., F), a list of such for several inputs. Runs once."""
 
     def _build_for(self, inputs):
-        self._build_shape(_map(lambda x: (None, *np.shape(x)[1:]) if not isinstance(x, Ragged) else x.shape, inputs))
+        self._build_shape(
+            map_inputs(lambda x: (None, *np.shape(x)[1:]) if not isinstance(x, Ragged) else x.shape, inputs)
+        )
 
     def _build_shape(self, shape):
         self.name = self.name or auto_name(type(self))
@@ -263,11 +268,11 @@ class Layer:
             and (training is False or not stack.calls)
         ):
             return self.call(inputs, *args, **kwargs)
-        if _is_symbolic(inputs):
+        if is_symbolic(inputs):
             return self._call_symbolic(inputs, *args, mask=mask, **kwargs)
         given = mask
-        mask = _map(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
-        inputs = _map(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
+        mask = map_inputs(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
+        inputs = map_inputs(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
         if given is not None:
             mask = self._as_masks(given, inputs)
         elif isinstance(mask, list) and all(m is None for m in mask):
@@ -275,10 +280,12 @@ class Layer:
         if training is None:
             training = bool(stack.calls) and bool(stack.calls[-1].training)
         outputs, mask = self._run(inputs, mask, bool(training), args, kwargs)
-        return _attach(outputs, mask)
+        return attach(outputs, mask)
 
     def _call_symbolic(self, inputs, *args, **kwargs):
-        raise TypeError(f"{self.name}: expected an array, received the symbolic {inputs!r}; put it first into a Sequential")
+        raise TypeError(
+            f"{self.name}: expected an array, received the symbolic {inputs!r}; put it first into a Sequential"
+        )
 
     def _is_list(self, inputs):
         """Whether inputs is a list of several inputs, not one array written as a list."""
@@ -297,11 +304,7 @@ class Layer:
             if self._autocast and x.dtype != self._dtype:
                 return x.with_values(self._cast(x.values))
             return plain(x)
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(
-                f"{self.name}: inputs: expected an ndarray, received numpy.ma, whose mask means the opposite: pass x.data "
-                "and mask=~numpy.ma.getmaskarray(x) (one value a step)"
-            )
+        refuse_numpy_ma(x, f"{self.name}: inputs")
         try:
             x = np.asarray(x)
         except ValueError as error:
@@ -318,7 +321,9 @@ class Layer:
     def _as_masks(self, mask, inputs):
         if isinstance(inputs, list):
             if not isinstance(mask, (list, tuple)) or len(mask) != len(inputs):
-                raise ValueError(f"mask: expected a list of {len(inputs)} masks or Nones, one for each input, received {mask!r}")
+                raise ValueError(
+                    f"mask: expected a list of {len(inputs)} masks or Nones, one for each input, received {mask!r}"
+                )
             return [None if m is None else as_mask(m, x) for m, x in zip(mask, inputs, strict=True)]
         return as_mask(mask, inputs)
 
@@ -351,11 +356,19 @@ class Layer:
         if mask is None and not self._makes_mask:
             return outputs, None
         if self.supports_masking:
-            return outputs, self.compute_mask(inputs, mask)
+            mask = self.compute_mask(inputs, mask)
+            if isinstance(outputs, (list, tuple)) and len(outputs) > 1 and isinstance(mask, np.ndarray):
+                warnings.warn(
+                    f"{self.name}: {type(self).__name__} has {len(outputs)} outputs and one mask, which goes with the "
+                    "first: give it a compute_mask that returns a list, None where an output has no mask",
+                    MaskDroppedWarning,
+                    stacklevel=4,
+                )
+            return outputs, mask
         if mask is not None:
             warnings.warn(
-                f"{self.name}: {type(self).__name__} does not hand the mask on, so it is lost here. Pass mask= to a later "
-                "layer by hand, or give the class supports_masking = True or compute_mask.",
+                f"{self.name}: {type(self).__name__} does not hand the mask on, so it is lost here. Pass mask= to a "
+                "later layer by hand, or give the class supports_masking = True or compute_mask.",
                 MaskDroppedWarning,
                 stacklevel=4,
             )
@@ -376,12 +389,14 @@ class Layer:
         """Shape of the outputs, None for what varies. Unless a class knows better, it is found by trying."""
         shapes = []
         for n in (2, 3):
-            zeros = _map_shape(lambda s, n=n: np.zeros([n if d is None else d for d in s], self._dtype), input_shape)
+            zeros = map_shape(lambda s, n=n: np.zeros([n if d is None else d for d in s], self._dtype), input_shape)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 outputs, _ = self._run(zeros, None, False)
             shapes.append([np.shape(y) for y in outputs] if isinstance(outputs, (list, tuple)) else [np.shape(outputs)])
-        merged = [tuple(a if a == b else None for a, b in zip(s2, s3, strict=True)) for s2, s3 in zip(*shapes, strict=True)]
+        merged = [
+            tuple(a if a == b else None for a, b in zip(s2, s3, strict=True)) for s2, s3 in zip(*shapes, strict=True)
+        ]
         return merged if isinstance(outputs, (list, tuple)) else merged[0]
 
     # ---- going back -------------------------------------------------------------------------------------------------
@@ -409,8 +424,8 @@ class Layer:
         afterwards.
         """
         raise NotImplementedError(
-            f"{self.name}: {type(self).__name__} has no backward(grad), so it works for inference only; give it one to train "
-            "through it"
+            f"{self.name}: {type(self).__name__} has no backward(grad), so it works for inference only; give it one to "
+            "train through it"
         )
 
     def _as_gradient(self, grad):
@@ -424,7 +439,8 @@ class Layer:
         return self._cast(np.asarray(grad))
 
     def _take_call(self):
-        """The call that backward goes back through: of those inside the call that is being gone back, else the latest."""
+        """The call that backward goes back through: of those inside the call that is being gone back, else the
+        latest."""
         outer = stack.top
         calls = outer.inner.get(self) if outer is not None else None
         if calls:
@@ -468,8 +484,9 @@ class Layer:
 
     @property
     def output_activation(self):
-        """"softmax" or "sigmoid" if the outputs are that of logits the layer can give, else None. A layer for which it is not None
-        puts the logits of a training call into its Call and has `_run_with_logits(inputs, mask)`, giving (outputs, mask, logits)."""
+        """ "softmax" or "sigmoid" if the outputs are that of logits the layer can give, else None. A layer for which it
+        is not None puts the logits of a training call into its Call and has `_run_with_logits(inputs, mask)`, giving
+        (outputs, mask, logits)."""
         return None
 
     def mask_role(self):
@@ -553,60 +570,18 @@ def auto_name(cls):
     return f"{base}_{n}" if n else base
 
 
-# ---- structures and masks --------------------------------------------------------------------------------------------
-def _map(function, inputs):
-    return [function(x) for x in inputs] if isinstance(inputs, (list, tuple)) else function(inputs)
-
-
-def _map_shape(function, shape):
-    nested = len(shape) > 0 and isinstance(shape[0], (list, tuple))
-    return [function(s) for s in shape] if nested else function(shape)
-
-
-def _is_symbolic(inputs):
-    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
-    return getattr(first, "is_symbolic", False)
-
-
-def as_mask(mask, x):
-    """A mask given by hand as a bool array that fits the leading axes of x: (B,T), (1,T), (B,T,1), or (N,) for a Ragged."""
-    if isinstance(x, Ragged):
-        if isinstance(mask, Ragged):
-            if not np.array_equal(mask.offsets, x.offsets):
-                raise ValueError("mask: expected the row lengths of the inputs, received others")
-            mask = mask.values
-        return check_mask(mask, (len(x.values),))
-    if isinstance(mask, Ragged):
-        raise TypeError("mask: expected an array, as the inputs are one, received a Ragged")
-    try:
-        rank, shape = np.ndim(mask), np.shape(mask)
-    except ValueError as error:  # a list of rows of different lengths
-        raise ValueError(f"mask: expected an array: {error}") from error
-    if rank == 3 and shape[-1] == 1 and not (x.ndim > 3 and x.shape[2] == 1):
-        rank = 2
-    rank = 1 if x.ndim == 2 and rank == 1 else min(max(rank, 2), x.ndim)
-    return check_mask(mask, x.shape[:rank])
-
-
-def _attach(outputs, mask):
-    """Outputs that carry their masks: a list of masks one to one, a single one the first output."""
-    if mask is None:
-        return outputs
-    if not isinstance(outputs, (list, tuple)):
-        return with_mask(outputs, mask)
-    masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
-    masks += [None] * (len(outputs) - len(masks))
-    return type(outputs)(y if m is None else with_mask(y, m) for y, m in zip(outputs, masks, strict=True))
-
-
 def _checked_weight(value, variable, layer_name):
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"weights: expected numbers for {layer_name}'s {variable.name}, received dtype {array.dtype}")
     if array.shape != variable.shape:
-        raise ValueError(f"weights: expected shape {variable.shape} for {layer_name}'s {variable.name}, received {array.shape}")
+        raise ValueError(
+            f"weights: expected shape {variable.shape} for {layer_name}'s {variable.name}, received {array.shape}"
+        )
     with np.errstate(over="ignore"):
         array = array.astype(variable.dtype)
     if not np.isfinite(array).all():
-        raise ValueError(f"weights: expected finite numbers for {layer_name}'s {variable.name}, received NaN or infinity")
+        raise ValueError(
+            f"weights: expected finite numbers for {layer_name}'s {variable.name}, received NaN or infinity"
+        )
     return array

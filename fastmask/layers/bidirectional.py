@@ -22,18 +22,18 @@ class Bidirectional(Layer):
     merge_mode : "concat", "sum", "mul", "ave" (the mean) or None
         How outputs are merged, forward first; None returns both: (forward, backward).
     backward_layer : recurrent layer, optional
-        Used as it is; by default a copy of `layer` that goes backwards. Must have go_backwards=True, and the return_sequences
-        and return_state of `layer`.
+        Used as it is; by default a copy of `layer` that goes backwards. Must have go_backwards=True, and the
+        return_sequences and return_state of `layer`.
 
     Notes
     -----
     Both directions zero their outputs at masked steps if they return sequences (zero_output_for_mask is set to
-    return_sequences, as in Keras), so there the merged output is 0. Outputs of the backward direction stand where their inputs
-    stand; in a right-padded row it starts at the last valid step. Without return_sequences the output is the forward one of
-    the last valid step and the backward one of the first.
+    return_sequences, as in Keras), so there the merged output is 0. Outputs of the backward direction stand where their
+    inputs stand; in a right-padded row it starts at the last valid step. Without return_sequences the output is the
+    forward one of the last valid step and the backward one of the first.
 
-    With return_state: outputs, all forward states, all backward states. initial_state= is a list in that order. Weights: the
-    forward layer's, then the backward layer's.
+    With return_state: outputs, all forward states, all backward states. initial_state= is a list in that order.
+    Weights: the forward layer's, then the backward layer's.
     """
 
     supports_masking = True
@@ -72,7 +72,9 @@ class Bidirectional(Layer):
             if received != expected:
                 raise ValueError(f"backward_layer: expected {attribute}={expected}, received {received}")
         if merge_mode in ("sum", "mul", "ave") and backward_layer.units != layer.units:
-            raise ValueError(f"backward_layer: expected units={layer.units} to {merge_mode}, received {backward_layer.units}")
+            raise ValueError(
+                f"backward_layer: expected units={layer.units} to {merge_mode}, received {backward_layer.units}"
+            )
         for direction in self._directions:
             direction.zero_output_for_mask = self.return_sequences
 

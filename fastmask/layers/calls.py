@@ -1,14 +1,14 @@
 """What a training call keeps, and to which call it belongs.
 
-Each call of a layer that may be gone back through is a `Call`. While `call` or `backward` of a layer runs, its Call is on a
-stack of this thread, so that `layer.saved` means that call's. Calls of sub-layers made meanwhile belong to it (`inner`) and
-are gone back through latest first, as derivatives are. So a shared layer called twice, models inside models and several
-threads each find their own. A call that belongs to no other is kept by its layer, only the latest of each thread.
+Each call of a layer that may be gone back through is a `Call`. While `call` or `backward` of a layer runs, its Call is
+on a stack of this thread, so that `layer.saved` means that call's. Calls of sub-layers made meanwhile belong to it
+(`inner`) and are gone back through latest first, as derivatives are. So a shared layer called twice, models inside
+models and several threads each find their own. A call that belongs to no other is kept by its layer, only the latest of
+each thread.
 """
 
 import threading
 from types import SimpleNamespace
-
 
 _NOTHING = object()
 
@@ -62,10 +62,10 @@ stack = _Stack()
 class Recording(Call):
     """A call of no layer: what is called with training=True inside it can be gone back through later.
 
-        with Recording() as recording:
-            y = model(x, training=True)
-        with recording.backwards():
-            model.backward(dy)
+    with Recording() as recording:
+        y = model(x, training=True)
+    with recording.backwards():
+        model.backward(dy)
     """
 
     __slots__ = ()

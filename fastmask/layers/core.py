@@ -66,13 +66,13 @@ class Masking(Layer):
     Parameters
     ----------
     mask_value : float
-        Compared exactly, in the layer's dtype: denormals are data (TensorFlow flushes them), NaN equals nothing, so a NaN step
-        is kept.
+        Compared exactly, in the layer's dtype: denormals are data (TensorFlow flushes them), NaN equals nothing, so a
+        NaN step is kept.
 
     Notes
     -----
-    (..., F) -> (..., F), its mask has the shape (...). An incoming mask and the layer's own are combined with AND (Keras
-    replaces it, which silently un-masks padding).
+    (..., F) -> (..., F), its mask has the shape (...). An incoming mask and the layer's own are combined with AND
+    (Keras replaces it, which silently un-masks padding).
 
     Examples
     --------
@@ -138,9 +138,9 @@ class Dense(Layer):
 
     Notes
     -----
-    x (..., F) -> (..., H); kernel (F,H), bias (H,). The mask goes on as it is, and masked steps are computed like any other,
-    from whatever stands there; only NaN and infinity count as 0 there. A model that ends in this layer with softmax or sigmoid
-    is trained on the logits x W + b if the loss is the matching cross-entropy, as in Keras 3.
+    x (..., F) -> (..., H); kernel (F,H), bias (H,). The mask goes on as it is, and masked steps are computed like any
+    other, from whatever stands there; only NaN and infinity count as 0 there. A model that ends in this layer with
+    softmax or sigmoid is trained on the logits x W + b if the loss is the matching cross-entropy, as in Keras 3.
     """
 
     supports_masking = True
@@ -229,7 +229,9 @@ class Dense(Layer):
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights."""
         if self.built and (len(shape) < 2 or shape[-1] != self.kernel.shape[0]):
-            raise ValueError(f"{self.name}: inputs: expected shape (B,...,{self.kernel.shape[0]}), received {tuple(shape)}")
+            raise ValueError(
+                f"{self.name}: inputs: expected shape (B,...,{self.kernel.shape[0]}), received {tuple(shape)}"
+            )
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -257,8 +259,8 @@ class Dropout(Layer):
     rate : float
         The share, from 0 to 1.
     noise_shape : tuple, optional
-        Shape of the random choice, broadcast over the inputs; None means the size of the inputs there. (None, 1, None) makes one
-        choice for all steps. Not for Ragged.
+        Shape of the random choice, broadcast over the inputs; None means the size of the inputs there. (None, 1, None)
+        makes one choice for all steps. Not for Ragged.
     seed : int, optional
         Seed of this layer's own generator; drawn from the global one by default.
     """

@@ -1,11 +1,12 @@
 """What a layer returns under a mask when called by hand: an ndarray (or Ragged) that carries the mask as `.mask`.
 
-Only layers read and write that mask. Whatever NumPy makes from such an array (y + 1, y[:, 1:], y.reshape(...), np.sum(y))
-is a plain array: the mask would not fit it, or would be a guess.
+Only layers read and write that mask. Whatever NumPy makes from such an array (y + 1, y[:, 1:], y.reshape(...),
+np.sum(y)) is a plain array: the mask would not fit it, or would be a guess.
 """
 
 import numpy as np
 
+from fastmask.ops.mask import check_mask
 from fastmask.ragged import Ragged
 
 
@@ -65,10 +66,11 @@ def _plain_method(name):
     return plain_method
 
 
-for _name in (  # those whose result would otherwise be of the subclass; reductions go through __array_ufunc__
-    "astype byteswap choose clip compress copy cumprod cumsum diagonal flatten max mean min prod ravel repeat reshape round "
-    "squeeze std sum swapaxes take trace transpose var dot"
-).split():
+for _name in (  # those whose result would otherwise be of the subclass
+    *("astype", "byteswap", "choose", "clip", "compress", "copy", "cumprod", "cumsum", "diagonal", "dot", "flatten"),
+    *("max", "mean", "min", "prod", "ravel", "repeat", "reshape", "round", "squeeze", "std", "sum", "swapaxes", "take"),
+    *("trace", "transpose", "var"),
+):
     setattr(MaskedOutput, _name, _plain_method(_name))
 
 
@@ -108,3 +110,32 @@ def plain(array):
 def mask_of(array):
     """The mask an array or Ragged carries, or None."""
     return array.mask if isinstance(array, (MaskedOutput, MaskedRagged)) else None
+
+
+def refuse_numpy_ma(x, name):
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an ndarray, received numpy.ma, whose mask means the opposite: pass x.data and "
+            "mask=~numpy.ma.getmaskarray(x) (one value a step)"
+        )
+
+
+def as_mask(mask, x):
+    """A mask given by hand as a bool array that fits the leading axes of x: (B,T), (1,T), (B,T,1), or (N,) for a
+    Ragged."""
+    if isinstance(x, Ragged):
+        if isinstance(mask, Ragged):
+            if not np.array_equal(mask.offsets, x.offsets):
+                raise ValueError("mask: expected the row lengths of the inputs, received others")
+            mask = mask.values
+        return check_mask(mask, (len(x.values),))
+    if isinstance(mask, Ragged):
+        raise TypeError("mask: expected an array, as the inputs are one, received a Ragged")
+    try:
+        rank, shape = np.ndim(mask), np.shape(mask)
+    except ValueError as error:  # a list of rows of different lengths
+        raise ValueError(f"mask: expected an array: {error}") from error
+    if rank == 3 and shape[-1] == 1 and not (x.ndim > 3 and x.shape[2] == 1):
+        rank = 2
+    rank = 1 if x.ndim == 2 and rank == 1 else min(max(rank, 2), x.ndim)
+    return check_mask(mask, x.shape[:rank])

@@ -71,7 +71,9 @@ class RecurrentLayer(Layer):
             raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
         F, H = int(input_shape[-1]), self.units
         self.kernel = self.add_weight((F, self.gates * H), self.kernel_initializer, name="kernel")
-        self.recurrent_kernel = self.add_weight((H, self.gates * H), self.recurrent_initializer, name="recurrent_kernel")
+        self.recurrent_kernel = self.add_weight(
+            (H, self.gates * H), self.recurrent_initializer, name="recurrent_kernel"
+        )
         if self.use_bias:
             self.bias = self.add_weight(self._bias_shape(), self._initial_bias, name="bias")
 
@@ -149,7 +151,9 @@ class RecurrentLayer(Layer):
             initial_state = (initial_state,)
         if not isinstance(initial_state, (list, tuple)) or len(initial_state) != self.states:
             received = len(initial_state) if isinstance(initial_state, (list, tuple)) else type(initial_state).__name__
-            raise ValueError(f"{self.name}: initial_state: expected a list of {self.states} arrays, received {received}")
+            raise ValueError(
+                f"{self.name}: initial_state: expected a list of {self.states} arrays, received {received}"
+            )
         return tuple(None if s is None else np.ascontiguousarray(plain(s), dtype=self._dtype) for s in initial_state)
 
     # ---- backward ---------------------------------------------------------------------------------------------------
@@ -160,7 +164,9 @@ class RecurrentLayer(Layer):
         d_outputs, d_states = grad, None
         if self.return_state and grad is not None:
             if not isinstance(grad, (list, tuple)) or len(grad) != 1 + self.states:
-                raise ValueError(f"{self.name}: grad: expected (d_outputs, *d_states), {1 + self.states} arrays or Nones")
+                raise ValueError(
+                    f"{self.name}: grad: expected (d_outputs, *d_states), {1 + self.states} arrays or Nones"
+                )
             d_outputs, d_states = grad[0], tuple(grad[1:])
         g = self._backward(tape, d_outputs, d_states, need_x=call.need_x)
         self.add_gradient(self.kernel, g.kernel)
@@ -186,7 +192,9 @@ class RecurrentLayer(Layer):
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights."""
         if self.built and (len(shape) != 3 or shape[2] != self.kernel.shape[0]):
-            raise ValueError(f"{self.name}: inputs: expected shape (B,T,{self.kernel.shape[0]}), received {tuple(shape)}")
+            raise ValueError(
+                f"{self.name}: inputs: expected shape (B,T,{self.kernel.shape[0]}), received {tuple(shape)}"
+            )
 
     def compute_output_shape(self, input_shape):
         B, T = input_shape[:2]
@@ -262,17 +270,17 @@ class SimpleRNN(RecurrentLayer):
     return_state : bool
         Also return the last state: (outputs, h).
     go_backwards : bool
-        Process the steps from last to first. Outputs stand in that order, and so does the outgoing mask (Keras hands it on
-        unreversed).
+        Process the steps from last to first. Outputs stand in that order, and so does the outgoing mask (Keras hands it
+        on unreversed).
     zero_output_for_mask : bool
-        With return_sequences, outputs at masked steps are 0; otherwise they repeat the output before, and are 0 before the
-        first valid step, whatever the initial state. Without return_sequences it changes nothing, as Keras documents (but
-        does not do).
+        With return_sequences, outputs at masked steps are 0; otherwise they repeat the output before, and are 0 before
+        the first valid step, whatever the initial state. Without return_sequences it changes nothing, as Keras
+        documents (but does not do).
 
     Notes
     -----
-    Weights: kernel (F,H), recurrent_kernel (H,H), bias (H,). Call arguments: inputs, mask=, training=, initial_state= (B,H). A
-    mask that travels with the inputs holds with an initial_state, too (Keras 3 drops it silently).
+    Weights: kernel (F,H), recurrent_kernel (H,H), bias (H,). Call arguments: inputs, mask=, training=, initial_state=
+    (B,H). A mask that travels with the inputs holds with an initial_state, too (Keras 3 drops it silently).
     """
 
     gates = states = 1
@@ -317,8 +325,8 @@ class GRU(RecurrentLayer):
 
     Notes
     -----
-    Weights, gates in the order z, r, h: kernel (F,3H), recurrent_kernel (H,3H), bias (2,3H), rows b and c, with reset_after,
-    else (3H,). Call arguments as SimpleRNN's.
+    Weights, gates in the order z, r, h: kernel (F,3H), recurrent_kernel (H,3H), bias (2,3H), rows b and c, with
+    reset_after, else (3H,). Call arguments as SimpleRNN's.
     """
 
     gates, states = 3, 1
@@ -373,8 +381,8 @@ class LSTM(RecurrentLayer):
 
     Notes
     -----
-    Weights, gates in the order i, f, c, o: kernel (F,4H), recurrent_kernel (H,4H), bias (4H,). States are (h, c): initial_state=
-    takes both, return_state returns both.
+    Weights, gates in the order i, f, c, o: kernel (F,4H), recurrent_kernel (H,4H), bias (4H,). States are (h, c):
+    initial_state= takes both, return_state returns both.
     """
 
     gates, states = 4, 2

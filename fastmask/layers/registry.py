@@ -30,8 +30,8 @@ def serialize(layer):
     name = type(layer).__dict__.get("_registered_name")
     if name is None:
         raise ValueError(
-            f"{layer.name}: expected a registered class to write down, received {type(layer).__name__}: decorate it with "
-            "register_serializable"
+            f"{layer.name}: expected a registered class to write down, received {type(layer).__name__}: decorate it "
+            "with register_serializable"
         )
     return {"class_name": name, "config": layer.get_config()}
 

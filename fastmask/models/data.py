@@ -1,16 +1,15 @@
 """What fit, evaluate and predict take, as rows that can be cut into batches.
 
-Sequences may come as a padded array (B,T,...) with `mask=`, as a Ragged, or as a list of arrays, which becomes a Ragged.
-Targets and step weights may have any of these forms, whatever the inputs have: `align` fits them to the outputs, of which only
-the model knows whether they are one for each row or one for each step.
+Sequences may come as a padded array (B,T,...) with `mask=`, as a Ragged, or as a list of arrays, which becomes a
+Ragged. Targets and step weights may have any of these forms, whatever the inputs have: `align` fits them to the
+outputs, of which only the model knows whether they are one for each row or one for each step.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from fastmask.layers.base import as_mask
-from fastmask.layers.masked import mask_of, plain
+from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.ragged import Ragged
 from fastmask.sequences import bucket_batches
 
@@ -71,7 +70,9 @@ class Rows:
         """(first rows, last rows): the last `fraction` apart, as Keras' validation_split."""
         n = int(len(self) * (1 - fraction))
         if not 0 < n < len(self):
-            raise ValueError(f"validation_split: expected to leave rows in both parts of {len(self)}, received {fraction}")
+            raise ValueError(
+                f"validation_split: expected to leave rows in both parts of {len(self)}, received {fraction}"
+            )
         return self._part(slice(0, n)), self._part(slice(n, len(self)))
 
     def _part(self, rows):
@@ -110,12 +111,13 @@ def as_rows(value, name, stack=False):
     """An ndarray whose first axis is rows, or a Ragged; a list of arrays becomes a Ragged, unless `stack`."""
     if isinstance(value, Ragged):
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: expected an ndarray, received numpy.ma, whose mask means the opposite: pass x.data and "
-            "mask=~numpy.ma.getmaskarray(x) (one value a step)"
-        )
-    if isinstance(value, (list, tuple)) and not stack and len(value) and all(np.ndim(row) > 0 for row in _plain_rows(value)):
+    refuse_numpy_ma(value, name)
+    if (
+        isinstance(value, (list, tuple))
+        and not stack
+        and len(value)
+        and all(np.ndim(row) > 0 for row in _plain_rows(value))
+    ):
         try:
             return Ragged.from_list(value)
         except (ValueError, TypeError) as error:
@@ -151,9 +153,9 @@ def align(value, outputs, mask, name):
     Parameters
     ----------
     value : ndarray, Ragged or None
-        For Ragged outputs: a Ragged, or a padded array (B,T,...) of which the first steps of each row are taken. For outputs
-        (B,T,K): an array, or a Ragged with as many steps a row as the mask leaves valid there. For outputs (B,K): an array, or
-        a Ragged with rows of one length.
+        For Ragged outputs: a Ragged, or a padded array (B,T,...) of which the first steps of each row are taken. For
+        outputs (B,T,K): an array, or a Ragged with as many steps a row as the mask leaves valid there. For outputs
+        (B,K): an array, or a Ragged with rows of one length.
     outputs : ndarray or Ragged
     mask : ndarray or None
         Of the outputs.
@@ -164,18 +166,27 @@ def align(value, outputs, mask, name):
         Row lengths that do not fit.
     """
     if isinstance(outputs, Ragged):
-        if value is None or isinstance(value, Ragged) or value.ndim < 2 or (name == "sample_weight" and value.shape[1] == 1):
+        if (
+            value is None
+            or isinstance(value, Ragged)
+            or value.ndim < 2
+            or (name == "sample_weight" and value.shape[1] == 1)
+        ):
             return value  # rows of weights, or for the loss to refuse
         lengths = outputs.lengths
         if value.shape[1] < lengths.max(initial=0):
-            raise ValueError(f"{name}: expected at least {lengths.max()} steps for the longest row, received {value.shape[1]}")
+            raise ValueError(
+                f"{name}: expected at least {lengths.max()} steps for the longest row, received {value.shape[1]}"
+            )
         return outputs.with_values(value[np.arange(value.shape[1]) < lengths[:, None]])
     if not isinstance(value, Ragged):
         return value
     lengths, steps = value.lengths, value.values
     if outputs.ndim < 3:  # a row each: one-hot rows given as a list
         if len(set(lengths.tolist())) > 1:
-            raise ValueError(f"{name}: expected one for each row, as the outputs are, received rows of different lengths")
+            raise ValueError(
+                f"{name}: expected one for each row, as the outputs are, received rows of different lengths"
+            )
         return steps.reshape(len(value), -1, *steps.shape[1:]) if len(value) else steps
     B, T = outputs.shape[:2]
     valid = np.ones((B, T), bool) if mask is None else mask
@@ -185,7 +196,8 @@ def align(value, outputs, mask, name):
             return steps.reshape(B, T, *steps.shape[1:])
         row = int(np.argmax(counts != lengths))
         raise ValueError(
-            f"{name}: expected as many steps as are valid in the outputs, received {lengths[row]} for {counts[row]} in row {row}"
+            f"{name}: expected as many steps as are valid in the outputs, received {lengths[row]} for {counts[row]} "
+            f"in row {row}"
         )
     padded = np.zeros((B, T, *steps.shape[1:]), steps.dtype)
     padded[valid] = steps

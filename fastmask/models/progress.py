@@ -44,12 +44,13 @@ def format_logs(logs):
 
 
 class WholeSteps:
-    """While a step changes the weights Ctrl-C waits for its end, so that the weights are always those after a whole step.
+    """While a step changes the weights Ctrl-C waits for its end, so that the weights are always those after a whole
+    step.
 
-        with WholeSteps() as whole_steps:
-            ...
-            with whole_steps.step():
-                optimizer.apply(...)
+    with WholeSteps() as whole_steps:
+        ...
+        with whole_steps.step():
+            optimizer.apply(...)
     """
 
     def __enter__(self):

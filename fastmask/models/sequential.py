@@ -19,8 +19,8 @@ class Sequential(Trainer, Layer):
 
     Notes
     -----
-    Masks travel from layer to layer by themselves; `mask=` is that of the input. Shapes that do not fit are found when the model
-    is built.
+    Masks travel from layer to layer by themselves; `mask=` is that of the input. Shapes that do not fit are found when
+    the model is built.
 
     Examples
     --------

@@ -8,13 +8,14 @@ from fastmask import initializers, losses, metrics, optimizers
 from fastmask.layers.calls import Recording
 from fastmask.models.data import Rows, align, join
 from fastmask.models.progress import Progress, WholeSteps
+from fastmask.ragged import Ragged
 
 NOT_SUPPORTED = ("loss_weights", "run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
 
 
 class History:
-    """What fit returns: `history`, a list of values for each of "loss", the metrics and, with "val_" before it, each on the
-    validation data; `epoch`, their numbers."""
+    """What fit returns: `history`, a list of values for each of "loss", the metrics and, with "val_" before it, each on
+    the validation data; `epoch`, their numbers."""
 
     def __init__(self):
         self.history, self.epoch = {}, []
@@ -122,7 +123,8 @@ class Trainer:
         Notes
         -----
         The loss of an epoch is weighted by valid steps, so the batch size does not change what it means. After
-        KeyboardInterrupt the weights are those after the last whole step. `callbacks` and `class_weight` are not supported yet.
+        KeyboardInterrupt the weights are those after the last whole step. `callbacks` and `class_weight` are not
+        supported yet.
         """
         self._check_compiled("fit")
         for name, value in (("callbacks", callbacks), ("class_weight", class_weight)):
@@ -142,7 +144,9 @@ class Trainer:
                 raise ValueError(f"validation_split: expected a number between 0 and 1, received {validation_split!r}")
             rows, validation = rows.split(validation_split)
         epochs, freq = _count(epochs, "epochs", 0), _count(validation_freq, "validation_freq")
-        validation_batch_size = batch_size if validation_batch_size is None else _count(validation_batch_size, "validation_batch_size")
+        validation_batch_size = (
+            batch_size if validation_batch_size is None else _count(validation_batch_size, "validation_batch_size")
+        )
 
         history, generator = History(), initializers.new_generator()
         with WholeSteps() as whole_steps:
@@ -269,11 +273,15 @@ class Trainer:
 
     def _validation_rows(self, data, mask):
         if not isinstance(data, (list, tuple)) or len(data) not in (2, 3):
-            raise ValueError(f"validation_data: expected (x, y) or (x, y, sample_weight), received {type(data).__name__}")
+            raise ValueError(
+                f"validation_data: expected (x, y) or (x, y, sample_weight), received {type(data).__name__}"
+            )
         return self._rows(data[0], data[1], mask, data[2] if len(data) == 3 else None)
 
     def _rows(self, x, y, mask, sample_weight):
         """Checked; lists are stacked only where the model declares inputs (B,F), which are no sequences."""
+        if isinstance(x, (list, tuple)) and not len(x) and self.input_shape is not None and len(self.input_shape) > 2:
+            x = Ragged(np.zeros((0, *self.input_shape[2:]), np.float32), [0])
         shape = None if self._shape_is_guess else self.input_shape
         stack = shape is not None and len(shape) == 2 and shape[1] is not None
         return Rows(x, y, mask, sample_weight, stack)

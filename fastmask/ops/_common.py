@@ -74,7 +74,7 @@ def aligned(shape, dtype):
     for n in shape:
         size *= n
     raw = np.empty(size + 64, np.uint8)
-    start = -raw.__array_interface__["data"][0] % 64
+    start = -_jit.address(raw) % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
@@ -153,14 +153,19 @@ class Steps:
         self.first, self.order = np.empty(B + 1, np.int64), np.empty(B, np.int64)
         self.src, self.dst = np.empty(n, np.int64), np.empty(n, np.int64)
         longest = T if offsets is None else int(np.diff(offsets).max(initial=0))
-        _jit.get("schedule", "resolve", "float32").run(
-            1, n, mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=B, reverse=reverse, restore=restore, first=self.first, src=self.src,
-            dst=self.dst, order=self.order, lengths_count=np.zeros(longest + 2, np.int64),
-        )  # fmt: skip
+        counts = np.empty(longest + 1, np.int64)
+        _jit.get("schedule", "resolve", "float32").run(1, n, **self.resolve_arguments(mask, reverse, restore, longest, counts))
         self.N = int(self.first[-1])
         self.complete = self.N == n  # every position is valid
         if not self.complete:
             self.src, self.dst = self.src[: self.N], self.dst[: self.N]
+
+
+    def resolve_arguments(self, mask, reverse, restore, longest, counts):
+        return dict(
+            mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=self.B, reverse=reverse, restore=restore, first=self.first, src=self.src,
+            dst=self.dst, order=self.order, longest=longest, lengths_count=counts,
+        )  # fmt: skip
 
 
 _complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape

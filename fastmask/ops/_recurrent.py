@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmask.kernels import _jit
 from fastmask.ops._common import (
-    Gradients, Result, Workspace, activation_code, aligned, aligned_zeros, as_floats, check_shape, resolve_batch, steps_of,
+    Gradients, Result, Steps, Workspace, activation_code, aligned, aligned_zeros, as_floats, check_shape, resolve_batch, steps_of,
 )  # fmt: skip
 from fastmask.ragged import Ragged
 
@@ -111,6 +111,7 @@ class Packed:
             self.wx2, self.wh2 = pack(kernel, cell.second_gates, G, H), pack(recurrent_kernel, cell.second_gates, G, H)
             self.bias2 = pack(bias[None], cell.second_gates, G, H)
         self._backward = None
+        self.plans = {}
 
     def backward(self):
         """(ut, ut2, wt): packed transposes for dh, d(r h) and dx."""
@@ -180,12 +181,129 @@ class Tape:
         self.__dict__.update(kept)
 
 
+def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
+    """The forward kernel's arguments but for the batch: x, states and outputs, and what training keeps."""
+    act, ract, reverse, restore, zero_masked = options
+    size = packed.dtype.itemsize
+    L = lanes(packed.dtype)
+    return dict(
+        order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base, backwards=reverse and restore, slots=slots, workers=workers,
+        queue=0, x=0, x_stride=packed.F * size, F=packed.F, H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
+        zero_masked=zero_masked, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias,
+        wx2=packed.wx2, wh2=packed.wh2, bias2=packed.bias2, act=act, ract=ract,
+    )  # fmt: skip
+
+
+class _Plan:
+    """Everything of a small inference call that stays the same between calls of one shape: checks, addresses, workspace. One thread at a time holds it."""
+
+    POSITIONS = 4096  # larger batches do not notice 20 us of preparation
+    KEPT = 8  # plans kept by a Packed
+
+    def __init__(self, cell, packed, B, T, options, masked):
+        self.cell, self.packed, self.shape = cell, packed, (B, T, packed.F)
+        _, _, reverse, restore, _ = options
+        some = np.ones((B, T), bool) if masked else None
+        self.steps = Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
+        self.work = B * T * (packed.F + packed.H) * cell.gates * packed.H
+        self.workers, slots = _workers(B, self.work)
+        self.scratch = aligned((self.workers * slots * 5 * packed.panels * lanes(packed.dtype),), packed.dtype)
+        self.forced = _jit.get_num_threads(), _jit.is_forced()
+        self.kernel = k = _jit.get(cell.module, f"{cell.kernel}_forward", packed.dtype.name)
+        self.args = k.pack(**_arguments(cell, packed, self.steps, options, self.workers, slots, self.scratch, self.work))
+        self.queue_word, self.queue_start = k.counter + 1, self.workers * slots
+        self.args[k.index["queue"]] = _jit.word_address(self.args, self.queue_word)
+        self.at = tuple(k.index[n] for n in ("x", "h0", "c0", "outputs", "last", "final_h", "final_c"))
+        self.resolve = None
+        if masked:
+            self.resolve = r = _jit.get("schedule", "resolve", "float32")
+            self.scratch_counts = np.empty(T + 1, np.int64)
+            self.resolve_args = r.pack(**self.steps.resolve_arguments(some, reverse, restore, T, self.scratch_counts))
+            self.mask_at = r.index["mask"]
+
+    def run(self, x, mask, initial, sequences):
+        """Result; the arrays are of the right shape, dtype and layout."""
+        args, address = self.args, _jit.address
+        at_x, at_h0, at_c0, at_outputs, at_last, at_h, at_c = self.at
+        B, T, _ = self.shape
+        H, dtype = self.packed.H, self.packed.dtype
+        if mask is not None:
+            self.resolve_args[self.mask_at] = address(mask)
+            _jit.launch(self.resolve, self.resolve_args, 1, 0)
+        args[at_x] = address(x)
+        args[at_h0] = args[at_c0] = 0
+        if sequences:
+            outputs = np.empty((B, T, H), dtype)
+            args[at_outputs] = address(outputs)
+            args[at_last] = 0
+        else:
+            outputs = np.empty((B, H), dtype)
+            args[at_outputs] = 0
+            args[at_last] = address(outputs)
+        h = np.empty((B, H), dtype)
+        args[at_h] = address(h)
+        if initial is not None:
+            args[at_h0] = address(initial[0])
+        if self.cell.states == 2:
+            c = np.empty((B, H), dtype)
+            args[at_c] = address(c)
+            if initial is not None:
+                args[at_c0] = address(initial[1])
+            states = h, c
+        else:
+            states = (h,)
+        args[self.queue_word] = self.queue_start
+        _jit.launch(self.kernel, args, self.workers, self.work)
+        return Result(outputs, states)
+
+
+def _plain(a, shape, dtype):
+    return type(a) is np.ndarray and a.dtype == dtype and a.shape == shape and a.flags.c_contiguous
+
+
+def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
+    """The Result of a call that fits a plan, else None: anything unusual takes the general way (and meets its checks)."""
+    if type(x) is not np.ndarray or x.ndim != 3 or packed.cell is not cell:
+        return None
+    shape = x.shape
+    B, T, F = shape
+    dtype = packed.dtype
+    if F != packed.F or x.dtype != dtype or B * T > _Plan.POSITIONS or B * T == 0 or not x.flags.c_contiguous:
+        return None
+    if mask is not None and not _plain(mask, (B, T), np.bool_):
+        return None
+    if initial_state is not None:
+        if type(initial_state) is np.ndarray:
+            initial_state = (initial_state,)
+        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != cell.states:
+            return None
+        for state in initial_state:
+            if not _plain(state, (B, packed.H), dtype):
+                return None
+    key = B, T, mask is None, options
+    plans = packed.plans
+    plan = plans.pop(key, None)  # atomic: another thread then makes its own
+    if plan is None or plan.forced != (_jit.get_num_threads(), _jit.is_forced()):
+        plan = _Plan(cell, packed, B, T, options, mask is not None)
+    result = plan.run(x, mask, initial_state, sequences)
+    if len(plans) >= _Plan.KEPT:
+        plans.pop(next(iter(plans), None), None)
+    plans[key] = plan
+    return result
+
+
 def forward(
     cell, x, kernel, recurrent_kernel, bias, *, mask, initial_state, activation, recurrent_activation, go_backwards, zero_output_for_mask, return_sequences,
     restore_order, packed, training,
 ):  # fmt: skip
     """(Result, Tape or None)."""
     act, ract = activation_code(activation), activation_code(recurrent_activation, "recurrent_activation")
+    reverse, restore = bool(go_backwards), bool(restore_order)
+    options = act, ract, reverse, restore, bool(zero_output_for_mask)
+    if packed is not None and not training:
+        result = _infer_small(cell, packed, x, mask, initial_state, options, return_sequences)
+        if result is not None:
+            return result, None
     values, B, T, offsets, mask = resolve_batch(x, mask)
     dtype, F = values.dtype, values.shape[-1]
     if packed is None:
@@ -194,7 +312,6 @@ def forward(
         raise ValueError(f"packed: expected {cell.name} weights for F = {F} and {dtype}, received F = {packed.F}, {packed.dtype}, {packed.cell.name}")
     H, P, L = packed.H, packed.panels, lanes(dtype)
     initial = _states(cell, initial_state, B, H, dtype)
-    reverse, restore = bool(go_backwards), bool(restore_order)
     steps = steps_of(B, T, offsets, mask, reverse, restore)
     N = steps.N
     work = N * (F + H) * cell.gates * H
@@ -204,25 +321,20 @@ def forward(
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None
     workers, slots = _workers(B, work)
-    scratch = aligned((workers * slots * 5 * P * L,), dtype)
-    hs = cs = ws = workspace = None
-    src, x_rows = steps.src, values
+    arguments = _arguments(cell, packed, steps, options, workers, slots, aligned((workers * slots * 5 * P * L,), dtype), work)
+    arguments.update(
+        queue=np.array([workers * slots]), x=values, h0=initial[0], c0=initial[1] if cell.states == 2 else None, outputs=outputs, last=last, final_h=final_h,
+        final_c=final_c,
+    )  # fmt: skip
     if training:
         workspace = Workspace()
-        x_rows = workspace.array((N, F), dtype)
+        x_rows, rows = workspace.array((N, F), dtype), np.arange(N, dtype=np.int64)
         np.take(values.reshape(-1, F), steps.src, axis=0, out=x_rows, mode="clip")
-        src = np.arange(N, dtype=np.int64)
         hs, ws = workspace.array((N + B, P * L), dtype), workspace.array((P, N + 1, cell.groups, L), dtype)
         ws[:, N] = 0
-        if cell.states == 2 or cell.second_gates:
-            cs = workspace.array((N + B, P * L), dtype)
-    _jit.get(cell.module, f"{cell.kernel}_forward", dtype.name).run(
-        workers, work, order=steps.order, rows=B, first=steps.first, src=src, dst=steps.dst, base=steps.base, backwards=reverse and restore, slots=slots,
-        workers=workers, queue=np.array([workers * slots]), x=x_rows, x_stride=F * dtype.itemsize, F=F, H=H, panels=P, steps=N, h0=initial[0],
-        c0=initial[1] if cell.states == 2 else None, outputs=outputs, last=last, final_h=final_h, final_c=final_c, zero_masked=bool(zero_output_for_mask), hs=hs,
-        cs=cs, ws=ws, ws_jump=(N + 1) * cell.groups * L * dtype.itemsize, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2,
-        wh2=packed.wh2, bias2=packed.bias2, act=act, ract=ract,
-    )  # fmt: skip
+        cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
+        arguments.update(x=x_rows, src=rows, hs=hs, cs=cs, ws=ws)
+    _jit.get(cell.module, f"{cell.kernel}_forward", dtype.name).run(workers, work, **arguments)
     if outputs is not None and T is None:
         outputs = Ragged._checked(outputs, offsets)
     result = Result(outputs if return_sequences else last, (final_h,) if cell.states == 1 else (final_h, final_c))
@@ -230,7 +342,7 @@ def forward(
         return result, None
     packed.backward()  # of the weights as they are now
     tape = Tape(
-        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, rows=src, hs=hs, cs=cs, ws=ws, workspace=workspace,
+        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, rows=rows, hs=hs, cs=cs, ws=ws, workspace=workspace,
         backwards=reverse and restore, zero_masked=bool(zero_output_for_mask), sequences=bool(return_sequences), act=act, ract=ract,
         initial=tuple(None if s is None else np.shape(s) for s in _given(cell, initial_state)), has_bias=bias is not None,
     )  # fmt: skip

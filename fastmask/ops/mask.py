@@ -1,12 +1,16 @@
 """Masks: made from values, ids or lengths, counted, and checked. True = use the step, False = skip it.
 
-Plain NumPy: a mask is made once per batch and costs little beside any layer that reads it.
+NumPy where that is as fast, kernels/mask.py for large arrays.
 """
 
 import operator
 
 import numpy as np
 
+from fastmask.kernels import _jit
+
+SMALL = 4096  # elements below which NumPy is as fast as a launch
+_BLOCK = 512  # steps of a block of kernels/mask.py
 _NUMERIC = "biuf"  # dtype kinds: bool, signed, unsigned, float
 
 
@@ -44,7 +48,45 @@ def from_values(x, mask_value=0.0):
     x = check_numbers(x, "x")
     if x.ndim < 2:
         raise ValueError(f"x: expected rank at least 2, (..., F), received shape {x.shape}")
-    return np.logical_or.reduce(_differs(x, mask_value, "mask_value"), axis=-1)
+    if x.size < SMALL or x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
+        return np.logical_or.reduce(_differs(x, mask_value, "mask_value"), axis=-1)
+    value = _rounded(mask_value, x.dtype, "mask_value")
+    if value != value:
+        return np.ones(x.shape[:-1], bool)
+    word = np.uint32 if x.dtype == np.float32 else np.uint64
+    relevant = ~word(0) >> np.uint8(value == 0)  # either sign of 0 equals 0
+    bits = int(value.view(word) & relevant)
+    mask = np.empty(x.shape[:-1], bool)
+    _jit.get("mask", "from_values", x.dtype.name).run(
+        -(-mask.size // _BLOCK),
+        x.size * 2,
+        x=x,
+        steps=mask.size,
+        size=x.shape[-1],
+        bits=_signed(bits),
+        relevant=_signed(int(relevant)),
+        mask=mask,
+    )
+    return mask
+
+
+def zero_masked(x, mask):
+    """x (..., F) with 0 at the steps where mask (...) is False: a copy, whatever stood there.
+
+    Examples
+    --------
+    >>> zero_masked(np.array([[1.0, 2.0], [np.nan, 3.0]]), np.array([True, False]))
+    array([[1., 2.],
+           [0., 0.]])
+    """
+    plain = x.dtype in (np.float32, np.float64) and x.flags.c_contiguous and mask.flags.c_contiguous
+    if x.size < SMALL or not plain or mask.shape != x.shape[:-1] or mask.dtype != np.bool_:
+        return np.where(mask[..., None], x, x.dtype.type(0))
+    y = np.empty_like(x, subok=False)
+    _jit.get("mask", "zero_masked", x.dtype.name).run(
+        -(-mask.size // _BLOCK), x.size * 2, x=x, mask=mask, y=y, steps=mask.size, size=x.shape[-1]
+    )
+    return y
 
 
 def from_ids(ids, pad_id=0):
@@ -223,12 +265,9 @@ def check_numbers(a, name):
 
 def _differs(a, value, name):
     """a != value, the value first rounded to a's dtype where that is a float."""
-    value = check_numbers(value, name)
-    if value.ndim:
-        raise ValueError(f"{name}: expected one number, received shape {value.shape}")
     if a.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return a != value.astype(a.dtype)
+        return a != _rounded(value, a.dtype, name)
+    value = _one_number(value, name)
     # integers: as Python ints, since 2**53 and 2**53 + 1 are one float
     value = value.item()
     if value != value or value in (float("inf"), float("-inf")) or value != int(value):
@@ -236,3 +275,21 @@ def _differs(a, value, name):
     if a.dtype.kind == "b":
         a = a.view(np.uint8)
     return a != int(value)
+
+
+def _one_number(value, name):
+    value = check_numbers(value, name)
+    if value.ndim:
+        raise ValueError(f"{name}: expected one number, received shape {value.shape}")
+    return value
+
+
+def _rounded(value, dtype, name):
+    """value as a scalar of a float dtype."""
+    with np.errstate(over="ignore"):
+        return _one_number(value, name).astype(dtype)[()]
+
+
+def _signed(word):
+    """The int64 with these 64 bits."""
+    return word - (1 << 64) if word >> 63 else word

@@ -1,0 +1,79 @@
+"""Masks from values, and masked steps set to zero: one pass over the memory each.
+
+The comparison works on the bits, not on the numbers: kernels run with denormals flushed to zero, but a denormal is data (semantics A14).
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ._jit import kernel
+from .simd import I64, Emitter, _real, get_u8, itemsize, lanes, load, load_part, put_u8, splat, store, store_part, unpack
+
+BLOCK = 512  # steps of one block
+
+
+@intrinsic
+def _any_differs(typingctx, real, address, count, bits, relevant):
+    """Whether some of `count` reals at an address differ from `bits` in the bits of `relevant`."""
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, _real(sig.args[0]))
+        _, address, count, bits, relevant = args
+
+        def splat_int(x):
+            x = builder.trunc(x, e.int) if not e.double else x
+            one = builder.insert_element(ir.Constant(e.ivec, ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), e.lanes), [ir.Constant(ir.IntType(32), 0)] * e.lanes)
+            return builder.shuffle_vector(one, ir.Constant(e.ivec, ir.Undefined), zeros)
+
+        wanted, keep = splat_int(bits), splat_int(relevant)
+        L = ir.Constant(I64, e.lanes)
+        mask_int = ir.IntType(e.lanes)
+        p = e.ptr(address)
+        whole = builder.sdiv(count, L)
+
+        def different(x):
+            x = builder.and_(builder.bitcast(x.v, e.ivec), keep)
+            return builder.bitcast(builder.icmp_unsigned("!=", x, wanted), mask_int)
+
+        def body(i, found):
+            return [builder.or_(found[0], different(e.load(e.at(p, builder.mul(i, L)))))]
+
+        found = e.loop(whole, [ir.Constant(mask_int, 0)], body)[0]
+        done = builder.mul(whole, L)
+        left = builder.sub(count, done)
+        # lanes behind the last element were not loaded: they do not count
+        tail = different(e.load_part(e.at(p, done), left))
+        counted = builder.sub(builder.shl(ir.Constant(I64, 1), left), ir.Constant(I64, 1))
+        counted = builder.trunc(counted, mask_int) if e.lanes < 64 else counted
+        found = builder.or_(found, builder.and_(tail, counted))
+        return builder.zext(builder.icmp_unsigned("!=", found, ir.Constant(mask_int, 0)), I64)
+
+    return types.int64(real, *[types.int64] * 4), codegen
+
+
+@kernel("x steps size bits relevant mask")
+def from_values(block, args, real):
+    """mask[n] = any of x[n, :size] differs from the value with these bits. Parallel: blocks of BLOCK steps."""
+    x, steps, size, bits, relevant, mask = unpack(args, 6)
+    stride = size * itemsize(real)
+    for n in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
+        put_u8(mask, n, _any_differs(real, x + n * stride, size, bits, relevant))
+
+
+@kernel("x mask y steps size")
+def zero_masked(block, args, real):
+    """y[n, :size] = x[n] where mask[n], else 0. Parallel: blocks of BLOCK steps."""
+    x, mask, y, steps, size = unpack(args, 5)
+    L, bytes_ = lanes(real), itemsize(real)
+    zero = splat(real, 0.0)
+    for n in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
+        p = n * size * bytes_
+        use = get_u8(mask, n) != 0
+        k = 0
+        while k + L <= size:
+            store(y + p + k * bytes_, load(real, x + p + k * bytes_) if use else zero)
+            k += L
+        if k < size:
+            store_part(y + p + k * bytes_, load_part(real, x + p + k * bytes_, size - k) if use else zero, size - k)
