@@ -26,9 +26,9 @@ from fastmask.kernels.activation_names import NAMES
 from fastmask.ragged import Ragged
 from helpers import assert_close, assert_doctests, assert_gradient, mask_cases
 
-# Roundings that outputs and states may be off by, of values near 1 (gradients: 8 times that). Measured over everything
-# in this file: float32 outputs 9 eps, gradients 62 eps; float64 outputs 9 eps, gradients 60 eps.
-K = 32
+# Eps of the largest value that outputs and states may be off by (gradients: 8 times that). Measured over everything in
+# this file: outputs and states 7.4 eps; gradients 19 eps in float32, 54 in float64, where the reference rounds as much.
+K = 16
 GARBAGE = [np.nan, np.inf, -np.inf, 1e38]
 
 
@@ -82,12 +82,17 @@ class RecurrentTests:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("name", NAMES)
     def test_activations(self, name, dtype):
-        problem = self.problem(3, 3, dtype=dtype, scale=0.2 if name == "exponential" else 1.0, seed=2)  # else it explodes
-        mask = mask_cases(3, 3)["none"]
-        mask[1, 1] = False
-        for argument in problem.cell.activations:
-            self.check(problem, mask=mask, initial_state=problem.states, **{argument: name})
-        self.check(problem, mask=mask, **dict.fromkeys(problem.cell.activations, name))
+        """A few steps in the range where nothing explodes, then one step over the whole range of the function."""
+        explodes = name == "exponential"  # of exponentials of exponentials
+        T = 1 if explodes else 3
+        few = self.problem(3, T, dtype=dtype, scale=0.1 if explodes else 0.5)
+        one = self.problem(9, 1, dtype=dtype, scale=0.1 if explodes else 2.0)
+        mask = np.array([[True, True, True], [True, False, True], [False, False, True]])[:, :T]
+        for problem, options in ((few, {"mask": mask}), (one, {})):
+            for argument in problem.cell.activations:
+                self.check(problem, initial_state=problem.states, **{argument: name}, **options)
+            both = dict.fromkeys(problem.cell.activations, name)
+            self.check(problem, initial_state=problem.states, **both, **options)
 
     def test_none_is_linear(self):
         problem = self.problem()
@@ -207,14 +212,15 @@ class RecurrentTests:
             assert part.pop("gradient of x") is None and whole.pop("gradient of x") is not None
             assert_same_bits(part, whole)
 
-    # The issue's promise, at its largest T. Rows of 20 to 400 valid steps; the gradient of outputs is that of a mean
-    # over rows (a sum over 64 rows of random gradients cancels, and float32 keeps no digits of what is left).
-    @pytest.mark.parametrize("size", [(8, 400, 16, 32), (8, 200, 64, 128), (4, 400, 3, 33)])
+    @pytest.mark.parametrize("size", [(64, 400, 16, 32), (8, 200, 64, 128), (4, 400, 3, 33)])
     def test_float32_at_400_steps(self, size):
+        """The promised accuracy on rows of 20 to 400 valid steps, for the gradient of a mean over rows."""
         problem = self.problem(*size, dtype=np.float32)
         B, T = size[:2]
         mask = np.arange(T) < np.linspace(T, T // 20, B)[:, None]
         options = {"mask": mask, "initial_state": problem.states}
+        options["d_outputs"] = problem.d_sequence / np.float32(B)
+        options["d_states"] = tuple(d / np.float32(B) for d in problem.d_states)
         actual, desired = problem.train(**options), problem.reference(**options)
         for name, a in actual.items():
             error = np.abs(a - desired[name]) / np.maximum(1.0, np.abs(desired[name]))

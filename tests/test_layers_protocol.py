@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
+import fastmask.variable
 from fastmask import initializers
 from fastmask.layers import (
     GRU,
@@ -17,15 +18,18 @@ from fastmask.layers import (
     Dense,
     Dropout,
     Layer,
+    MaskDroppedWarning,
     Masking,
     SimpleRNN,
+    core,
     deserialize,
     register_serializable,
+    registry,
     serialize,
 )
 from fastmask.ragged import Ragged
 from fastmask.variable import Variable
-from helpers import assert_close
+from helpers import assert_close, assert_doctests
 from test_layers import B, F, H, Scale, T, Twice, make, random
 
 
@@ -62,6 +66,24 @@ def test_a_backward_that_fails_can_be_repeated():
     with pytest.raises(ValueError, match="d_outputs: expected shape"):
         layer.backward(np.ones((B, T, H + 1)))
     assert layer.backward(np.ones_like(y)).shape == (B, T, F)
+
+
+def test_weights_that_change_between_call_and_backward():
+    """Gradients of the recurrent layers are those of the weights at the call; Dense, which keeps no copy, says no."""
+    x = random(B, 3, F)
+    layer = make("gru", return_sequences=True)
+    results = []
+    for change in (False, True):
+        y = layer(x, training=True)
+        if change:
+            layer.recurrent_kernel.assign(2 * layer.recurrent_kernel.value)
+        results.append(layer.backward(np.ones_like(y)))
+    np.testing.assert_array_equal(*results)
+    dense = Dense(2, dtype="float64")
+    y = dense(x, training=True)
+    dense.kernel += 1
+    with pytest.raises(ValueError, match="dense.*backward: expected the weights of the call"):
+        dense.backward(np.ones_like(y))
 
 
 def test_missing_gradients():
@@ -131,6 +153,52 @@ def test_training_is_inherited_by_sub_layers():
     Outer()(random(B, F), training=True)
     Outer()(random(B, F))
     assert seen == [True, False]
+
+
+def test_arguments_are_keywords():
+    layer, x = GRU(H), np.zeros((2, 3, F), np.float32)
+    layer(x)
+    for inputs in (x, x.astype("float64")):
+        with pytest.raises(TypeError, match="mask"):
+            layer(inputs, np.ones((2, 3)))
+
+
+def test_several_inputs_and_outputs():
+    class Split(Layer):
+        supports_masking = True
+
+        def call(self, inputs, mask=None):
+            a, b = inputs
+            self.seen = mask
+            return a + b, a - b
+
+        def compute_mask(self, inputs, mask=None):
+            return [None, mask[1]]
+
+        def backward(self, grad):
+            return grad[0] + grad[1], grad[0] - grad[1]
+
+    layer, a = Split(), random(B, 3, F, dtype=np.float32)
+    b, mask = random(B, 3, F, seed=1, dtype=np.float32), np.arange(3) < [[1], [2], [3]]
+    plus, minus = layer([a, Masking()(np.where(mask[..., None], b, 0))], training=True)
+    assert type(plus) is np.ndarray and layer.seen[0] is None
+    np.testing.assert_array_equal(minus.mask, mask)
+    da, db = layer.backward((np.ones_like(a), 2 * np.ones_like(a)))
+    assert (da == 3).all() and (db == -1).all()
+    np.testing.assert_array_equal(layer([a, b], mask=[None, mask])[1].mask, mask)
+    assert type(layer([a, b])[1]) is np.ndarray
+    with pytest.raises(ValueError, match="mask: expected a list of 2 masks"):
+        layer([a, b], mask=mask)
+
+    class First(Split):
+        compute_mask = Layer.compute_mask
+
+        def call(self, inputs):
+            return inputs, inputs
+
+    with pytest.warns(MaskDroppedWarning, match="2 outputs and one mask"):
+        one, two = First()(a, mask=mask)
+    assert type(two) is np.ndarray and one.mask is not None
 
 
 def test_no_backward_is_a_clear_error():
@@ -243,6 +311,11 @@ def test_names():
     assert first.name != second.name and second.name.startswith("scale_")
     assert Scale(name="x").name == "x"
     assert SimpleRNN(1).name.startswith("simple_rnn") and GRU(1).name.startswith("gru")
+
+
+def test_examples_in_docstrings():
+    for module in (fastmask.variable, core, registry):
+        assert_doctests(module)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------

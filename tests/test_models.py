@@ -369,6 +369,31 @@ def test_frozen_layers_stay():
     same(after, model.get_weights())
 
 
+def test_the_gradient_of_the_inputs_is_not_computed_in_vain(monkeypatch):
+    x, mask, rows, _ = data()
+    asked = []
+
+    def watch(original):
+        def backward(tape, *args, need_x=True):
+            asked.append((original.__name__, need_x))
+            return original(tape, *args, need_x=need_x)
+
+        return staticmethod(backward)
+
+    for cls in (GRU, LSTM):
+        monkeypatch.setattr(cls, "_backward", watch(cls._backward))
+    inner = Sequential([Bidirectional(GRU(3, return_sequences=True))])
+    model = compiled(Sequential([Masking(), inner, LSTM(4), Dense(K, activation="softmax")]))
+    model.train_on_batch(x, rows, mask=mask)
+    assert asked == [("lstm_backward", True), ("gru_backward", False), ("gru_backward", False)]
+    asked.clear()
+    inner.trainable = False
+    model.train_on_batch(x, rows, mask=mask)
+    assert asked == [("lstm_backward", False)]
+    y = model(x, mask=mask, training=True)
+    assert model.backward(np.ones_like(y)).shape == x.shape
+
+
 def test_validation():
     x, mask, rows, _ = data()
     model = compiled(classifier())

@@ -9,11 +9,13 @@ import warnings
 import numpy as np
 import pytest
 
+import fastmask.models.sequential
 from fastmask import initializers, optimizers
 from fastmask.layers import GRU, LSTM, Dense, Dropout, Input, Layer, Masking
 from fastmask.models import Sequential
 from fastmask.optimizers import Adam
 from fastmask.ragged import Ragged
+from helpers import assert_doctests
 from test_models import B, F, K, classifier, compiled, data, same, tagger
 
 
@@ -196,3 +198,7 @@ def test_no_warnings_in_ordinary_use():
         model.fit(x, rows, mask=mask, verbose=0, validation_split=0.3)
         model.predict(Ragged.from_padded(x, mask))
     assert optimizers.get("adam").name == "adam"
+
+
+def test_examples_in_docstrings():
+    assert_doctests(fastmask.models.sequential)

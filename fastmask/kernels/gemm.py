@@ -255,7 +255,7 @@ def outer_rows(typingctx, left):
 # Kernels
 
 PRODUCT_ROWS = 8 * MAX_ROWS  # rows of one block of `product`
-CHUNK = 256  # steps that a weight gradient takes at a time: the panel of b and the rows of a stay in the L2 cache
+CHUNK = 64  # steps that a weight gradient takes at a time: they stay in the caches while all its tiles pass over them
 
 
 @kernel("a a_stride outer inner jump init weights vectors columns c c_index c_stride rows")
@@ -301,13 +301,27 @@ def weight_gradient(block, args, real):
             k += rows
 
 
-@kernel("b b_stride v_stride vectors steps out")
+@kernel("b b_stride panel_stride v_stride per_panel steps out")
 def column_sums(block, args, real):
-    """out[v] = sum over n of b[n][v], n ascending. Parallel: a block is a vector."""
-    b, b_stride, v_stride, vectors, steps, out = unpack(args, 6)
-    total = splat(real, 0.0)
-    at = b + block * v_stride
+    """out[panel][v] = sum over n of b[panel][n][v], n ascending, up to 4 vectors a panel. Parallel: a block is a panel."""
+    b, b_stride, panel_stride, v_stride, per_panel, steps, out = unpack(args, 7)
+    vector = lanes(real) * itemsize(real)
+    at = b + block * panel_stride
+    out += block * per_panel * vector
+    s0, s1, s2, s3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
     for _ in range(steps):
-        total = total + load(real, at)
+        s0 = s0 + load(real, at)
+        if per_panel > 1:
+            s1 = s1 + load(real, at + v_stride)
+        if per_panel > 2:
+            s2 = s2 + load(real, at + 2 * v_stride)
+        if per_panel > 3:
+            s3 = s3 + load(real, at + 3 * v_stride)
         at += b_stride
-    store(out + block * lanes(real) * itemsize(real), total)
+    store(out, s0)
+    if per_panel > 1:
+        store(out + vector, s1)
+    if per_panel > 2:
+        store(out + 2 * vector, s2)
+    if per_panel > 3:
+        store(out + 3 * vector, s3)

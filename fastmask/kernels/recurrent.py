@@ -13,21 +13,21 @@ from .simd import atomic_add, get_i64, itemsize, lanes, load, load_part, put_i64
 
 FORWARD_ARGUMENTS = (
     "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
-    "outputs last final_h final_c zero_masked hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract"
+    "outputs last final_h final_c zero_masked x_kept hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract"
 )
 
 
 def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
     """The forward block kernel of a cell: walks rows through `tile` (and `tile2` where a step takes two passes).
 
-    Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; hs, cs, ws: what training keeps (0 in inference): states of step n at row n, initial states of row b at
+    Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in inference): a copy of x, states of step n at row n, initial states of row b at
     row steps + b, gates at ws + panel * ws_jump + n * (gates of one panel). scratch: states of the slots of every block.
     """
 
     @kernel(FORWARD_ARGUMENTS)
     def forward(block, args, real):
         (order, rows, first, src, dst, base, backwards, slots, workers, queue, x, x_stride, F, H, panels, steps, h0, c0,
-         outputs, last, final_h, final_c, zero_masked, hs, cs, ws, ws_jump, scratch, wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 36)  # fmt: skip
+         outputs, last, final_h, final_c, zero_masked, x_kept, hs, cs, ws, ws_jump, scratch, wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 37)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size  # bytes of a padded state row
         row_bytes = H * size
@@ -95,6 +95,12 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
                     put_i64(frame, C_IN * SLOTS + s, cs + before * state)
                     put_i64(frame, C_OUT * SLOTS + s, cs + n * state)
                     put_i64(frame, WS * SLOTS + s, ws + n * ws_step)
+                    p, q = get_i64(frame, X * SLOTS + s), x_kept + n * x_stride
+                    for j in range(0, F - L + 1, L):
+                        store(q + j * size, load(real, p + j * size))
+                    if F % L:
+                        at = (F - F % L) * size
+                        store_part(q + at, load_part(real, p + at, F % L), F % L)
                 else:
                     put_i64(frame, H_IN * SLOTS + s, buffer + (k & 1) * state)
                     put_i64(frame, H_OUT * SLOTS + s, buffer + (1 - (k & 1)) * state)

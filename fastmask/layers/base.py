@@ -265,6 +265,7 @@ class Layer:
             and inputs.dtype is self._plain_dtype
             and mask is None
             and not training
+            and not args
             and (training is False or not stack.calls)
         ):
             return self.call(inputs, *args, **kwargs)
@@ -356,7 +357,8 @@ class Layer:
         if mask is None and not self._makes_mask:
             return outputs, None
         if self.supports_masking:
-            mask = self.compute_mask(inputs, mask)
+            several = mask is None and isinstance(inputs, list)
+            mask = self.compute_mask(inputs, [None] * len(inputs) if several else mask)
             if isinstance(outputs, (list, tuple)) and len(outputs) > 1 and isinstance(mask, np.ndarray):
                 warnings.warn(
                     f"{self.name}: {type(self).__name__} has {len(outputs)} outputs and one mask, which goes with the "

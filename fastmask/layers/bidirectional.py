@@ -42,7 +42,7 @@ class Bidirectional(Layer):
     _lean = True
     _makes_mask = False
 
-    def __init__(self, layer, merge_mode="concat", backward_layer=None, name=None, **kwargs):
+    def __init__(self, layer, merge_mode="concat", *, backward_layer=None, name=None, **kwargs):
         layer, backward_layer = deserialize(layer), None if backward_layer is None else deserialize(backward_layer)
         if not isinstance(layer, RecurrentLayer):
             raise ValueError(f"layer: expected SimpleRNN, GRU or LSTM, received {type(layer).__name__}")

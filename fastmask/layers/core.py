@@ -202,7 +202,7 @@ class Dense(Layer):
     def _affine(self, x, training, activation):
         kernel, bias = self.kernel, self.bias
         b = None if bias is None else bias.value
-        version = (kernel.version, None if bias is None else bias.version)
+        version = self._versions()
         cached, packed = self._packed
         if cached != version:
             packed = gemm.dense_pack(kernel.value, b)
@@ -210,17 +210,23 @@ class Dense(Layer):
         if not training:
             return gemm.dense(x, kernel.value, b, activation=activation, packed=packed)
         outputs, tape = gemm.dense_forward(x, kernel.value, b, activation=activation, packed=packed)
-        self.saved = tape
+        self.saved = tape, version
         if self.output_activation:
             logits = tape.z.reshape(tape.shape)
             self._current_call().logits = x.with_values(logits) if isinstance(x, Ragged) else logits
         return outputs
 
+    def _versions(self):
+        return self.kernel.version, None if self.bias is None else self.bias.version
+
     def backward(self, grad):
         if grad is None:
             return None
         call = self._current_call()
-        g = gemm.dense_backward(call.saved, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
+        tape, version = call.saved
+        if version != self._versions():  # the tape refers to the kernel itself
+            raise ValueError(f"{self.name}: backward: expected the weights of the call, they were changed since")
+        g = gemm.dense_backward(tape, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
         self.add_gradient(self.kernel, g.kernel)
         if self.bias is not None:
             self.add_gradient(self.bias, g.bias)

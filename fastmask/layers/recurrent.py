@@ -26,6 +26,7 @@ class RecurrentLayer(Layer):
     _makes_mask = False
     _packed = None, None  # versions of the weights, and the packed copy of them
     gates = states = 0
+    _features = None  # F, once built
     _drops_at_rate_1 = False  # Keras: dropout=1 does nothing in GRU and LSTM
 
     def __init__(
@@ -70,6 +71,7 @@ class RecurrentLayer(Layer):
         if len(input_shape) != 3 or input_shape[-1] is None:
             raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
         F, H = int(input_shape[-1]), self.units
+        self._features = F
         self.kernel = self.add_weight((F, self.gates * H), self.kernel_initializer, name="kernel")
         self.recurrent_kernel = self.add_weight(
             (H, self.gates * H), self.recurrent_initializer, name="recurrent_kernel"
@@ -100,7 +102,9 @@ class RecurrentLayer(Layer):
 
         restore_order: with go_backwards the outputs stand where their inputs stand; for Bidirectional.
         """
-        self.check_input_shape(inputs.shape)
+        shape = inputs.shape
+        if len(shape) != 3 or shape[2] != self._features:
+            self.check_input_shape(shape)
         if initial_state is not None:
             initial_state = self._as_states(initial_state)
         kernel, recurrent_kernel, bias, packed = self._arrays()
@@ -147,6 +151,8 @@ class RecurrentLayer(Layer):
 
     def _as_states(self, initial_state):
         """One array, or a list of them, as the tuple of arrays that the ops take."""
+        if type(initial_state) is np.ndarray and initial_state.dtype == self._dtype and self.states == 1:
+            return (initial_state,)  # the shortest way, for single steps
         if self.states == 1 and not isinstance(initial_state, (list, tuple)):
             initial_state = (initial_state,)
         if not isinstance(initial_state, (list, tuple)) or len(initial_state) != self.states:
@@ -191,10 +197,8 @@ class RecurrentLayer(Layer):
 
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights."""
-        if self.built and (len(shape) != 3 or shape[2] != self.kernel.shape[0]):
-            raise ValueError(
-                f"{self.name}: inputs: expected shape (B,T,{self.kernel.shape[0]}), received {tuple(shape)}"
-            )
+        if self.built and (len(shape) != 3 or shape[2] != self._features):
+            raise ValueError(f"{self.name}: inputs: expected shape (B,T,{self._features}), received {tuple(shape)}")
 
     def compute_output_shape(self, input_shape):
         B, T = input_shape[:2]
@@ -343,6 +347,7 @@ class GRU(RecurrentLayer):
         kernel_initializer="glorot_uniform",
         recurrent_initializer="orthogonal",
         bias_initializer="zeros",
+        *,
         reset_after=True,
         **kwargs,
     ):

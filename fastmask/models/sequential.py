@@ -139,8 +139,7 @@ class Sequential(Trainer, Layer):
         call = self._current_call()
         first = 0  # the first layer whose backward anyone needs
         if not call.need_x:
-            trainable = [i for i, layer in enumerate(self._layers) if layer.trainable_weights]
-            first = trainable[0] if trainable else len(self._layers)
+            first = next((i for i, layer in enumerate(self._layers) if layer.trainable_weights), len(self._layers))
         for i in reversed(range(first, len(self._layers))):
             layer = self._layers[i]
             inner = call.inner[layer][-1]

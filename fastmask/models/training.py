@@ -33,7 +33,7 @@ class Trainer:
     input_shape = None  # of the model's inputs, once known
     _shape_is_guess = False
 
-    def compile(self, optimizer="rmsprop", loss=None, metrics=None, weighted_metrics=None, **refused):
+    def compile(self, optimizer="rmsprop", loss=None, *, metrics=None, weighted_metrics=None, **refused):
         """Say how to train.
 
         Parameters
@@ -78,9 +78,9 @@ class Trainer:
         class_weight=None,
         sample_weight=None,
         initial_epoch=0,
+        *,
         validation_batch_size=None,
         validation_freq=1,
-        *,
         mask=None,
         validation_mask=None,
         bucket=False,
@@ -170,7 +170,7 @@ class Trainer:
         self.history = history
         return history
 
-    def evaluate(self, x, y, batch_size=None, verbose=0, sample_weight=None, return_dict=False, *, mask=None):
+    def evaluate(self, x, y, batch_size=None, verbose=0, sample_weight=None, *, return_dict=False, mask=None):
         """Loss and metrics on given data; arguments as `fit`'s.
 
         Returns
@@ -208,7 +208,7 @@ class Trainer:
         return join(parts)
 
     # ---- single batches ---------------------------------------------------------------------------------------------
-    def train_on_batch(self, x, y, sample_weight=None, return_dict=False, *, mask=None):
+    def train_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
         """One step on one batch. Returns the loss before it, as `evaluate` does, of this batch alone."""
         self._check_compiled("train_on_batch")
         scores = Scores(self)
@@ -217,9 +217,9 @@ class Trainer:
             self._train_step(rows.take(slice(0, len(rows))), scores, whole_steps)
         return _logs(scores.result(), return_dict)
 
-    def test_on_batch(self, x, y, sample_weight=None, return_dict=False, *, mask=None):
+    def test_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
         """Loss and metrics of one batch."""
-        return self.evaluate(x, y, max(len(x), 1), 0, sample_weight, return_dict, mask=mask)
+        return self.evaluate(x, y, max(len(x), 1), 0, sample_weight, return_dict=return_dict, mask=mask)
 
     def predict_on_batch(self, x, *, mask=None):
         """Outputs of one batch."""
@@ -237,15 +237,15 @@ class Trainer:
         total, divisor, d_outputs = (on_logits or self.loss).sums_and_grad(
             y, call.logits if on_logits else outputs, sample_weight=weight, mask=mask
         )
-        weights = self.trainable_weights
-        for v in self.weights:
+        weights, trained = scores.weights()
+        for v in weights:
             v.gradient = None
         with recording.backwards():
             self.backward(d_outputs)
-        if weights:
-            gradients = [np.zeros(v.shape, v.dtype) if v.gradient is None else v.gradient for v in weights]
+        if trained:
+            gradients = [np.zeros(v.shape, v.dtype) if v.gradient is None else v.gradient for v in trained]
             with whole_steps.step():
-                self.optimizer.apply(gradients, weights)
+                self.optimizer.apply(gradients, trained)
         scores.add(total, divisor, y, outputs, weight, mask)
 
     def _test_step(self, batch, scores):
@@ -300,6 +300,13 @@ class Scores:
         self.sums = model.loss.reduction in ("sum", "none", None)  # the loss of an epoch is then a sum, too
         self.total = self.divisor = 0.0
         self.metrics = None
+        self._weights = None
+
+    def weights(self):
+        """All weights of the model and those that are trained; looked up once an epoch."""
+        if self._weights is None:
+            self._weights = self.model.weights, self.model.trainable_weights
+        return self._weights
 
     def add(self, total, divisor, y, outputs, weight, mask):
         self.total += total

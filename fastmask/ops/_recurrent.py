@@ -189,7 +189,7 @@ def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
     return dict(
         order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base, backwards=reverse and restore, slots=slots, workers=workers,
         queue=0, x=0, x_stride=packed.F * size, F=packed.F, H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
-        zero_masked=zero_masked, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias,
+        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias,
         wx2=packed.wx2, wh2=packed.wh2, bias2=packed.bias2, act=act, ract=ract,
     )  # fmt: skip
 
@@ -328,12 +328,11 @@ def forward(
     )  # fmt: skip
     if training:
         workspace = Workspace()
-        x_rows, rows = workspace.array((N, F), dtype), np.arange(N, dtype=np.int64)
-        np.take(values.reshape(-1, F), steps.src, axis=0, out=x_rows, mode="clip")
+        x_rows = workspace.array((N, F), dtype)
         hs, ws = workspace.array((N + B, P * L), dtype), workspace.array((P, N + 1, cell.groups, L), dtype)
         ws[:, N] = 0
         cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
-        arguments.update(x=x_rows, src=rows, hs=hs, cs=cs, ws=ws)
+        arguments.update(x_kept=x_rows, hs=hs, cs=cs, ws=ws)
     _jit.get(cell.module, f"{cell.kernel}_forward", dtype.name).run(workers, work, **arguments)
     if outputs is not None and T is None:
         outputs = Ragged._checked(outputs, offsets)
@@ -342,7 +341,7 @@ def forward(
         return result, None
     packed.backward()  # of the weights as they are now
     tape = Tape(
-        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, rows=rows, hs=hs, cs=cs, ws=ws, workspace=workspace,
+        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, hs=hs, cs=cs, ws=ws, workspace=workspace,
         backwards=reverse and restore, zero_masked=bool(zero_output_for_mask), sequences=bool(return_sequences), act=act, ract=ract,
         initial=tuple(None if s is None else np.shape(s) for s in _given(cell, initial_state)), has_bias=bias is not None,
     )  # fmt: skip
@@ -390,21 +389,20 @@ def backward(cell, tape, d_outputs, d_states, need_x):
 
     dx = None
     if need_x:
-        dx = np.empty((steps.positions, F), dtype)
-        if not steps.complete:
-            dx.fill(0)
+        dx = (np.empty if steps.complete else np.zeros)((steps.positions, F), dtype)
         product(dtype, ws, ws_step, P, len(cell.w_gates) * L, ws_jump, wt, F, dx, steps.src, N)
         dx = dx.reshape(B, T, F) if T is not None else Ragged._checked(dx, tape.offsets)
     d_kernel, d_recurrent = np.empty((F, G, H), dtype), np.empty((H, G, H), dtype)
-    before = np.arange(-1, N - 1)  # row of hs that holds the state a step started from
+    rows = np.arange(-1, N)
+    before, rows = rows[:-1].copy(), rows[1:]  # before: row of hs that holds the state a step started from
     starts = steps.first[:-1]
     some = starts < steps.first[1:]
     before[starts[some]] = N + np.flatnonzero(some)
     ws_u = ws.reshape(-1)[cell.u_group * L :]
-    _gate_gradient(d_kernel, cell.w_gates, tape.x_rows, tape.rows, F, ws, ws_jump, ws_step, N, H)
+    _gate_gradient(d_kernel, cell.w_gates, tape.x_rows, rows, F, ws, ws_jump, ws_step, N, H)
     _gate_gradient(d_recurrent, cell.u_gates, hs, before, H, ws_u, ws_jump, ws_step, N, H)
     if cell.second_gates:  # the candidate met r h, which cs holds
-        _gate_gradient(d_recurrent, cell.second_gates, cs, tape.rows, H, ws, ws_jump, ws_step, N, H)
+        _gate_gradient(d_recurrent, cell.second_gates, cs, rows, H, ws, ws_jump, ws_step, N, H)
     d_bias = _bias_gradient(cell, ws, ws_jump, ws_step, N, H) if tape.has_bias else None
     workspace.release()
     tape.ws = tape.hs = tape.cs = tape.x_rows = None
@@ -457,16 +455,12 @@ def _gate_gradient(out, gates, a, index, depth, b, b_jump, b_step, N, H):
 
 
 def _bias_gradient(cell, ws, ws_jump, ws_step, N, H):
-    dtype = ws.dtype
-    L = lanes(dtype)
-    P = -(-H // L)
-    sums = np.empty((cell.groups, P * L), dtype)
-    for g in range(cell.groups):
-        column_sums(dtype, ws.reshape(-1)[g * L :], ws_step, ws_jump, P, N, sums[g])
-    sums = sums[:, :H]
+    L = lanes(ws.dtype)
+    sums = column_sums(ws, ws_step, ws_jump, L * ws.dtype.itemsize, -(-H // L), cell.groups, N)  # [panel][group][lane]
+    sums = sums.transpose(1, 0, 2).reshape(cell.groups, -1)[:, :H]
     if cell.recurrent_bias:  # groups: g, z, r, h-part
         return np.stack([np.concatenate([sums[1], sums[2], sums[0]]), np.concatenate([sums[1], sums[2], sums[3]])])
-    out = np.empty((cell.gates, H), dtype)
+    out = np.empty((cell.gates, H), ws.dtype)
     for i, g in enumerate(cell.w_gates):
         out[g] = sums[i]
     return out.reshape(cell.gates * H)
@@ -509,9 +503,10 @@ def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vector
     return out
 
 
-def column_sums(dtype, b, b_stride, v_stride, vectors, steps, out):
-    """out[v] = sum over n of b[n][v]."""
-    _jit.get("gemm", "column_sums", dtype.name).run(
-        vectors, steps * vectors * lanes(dtype) * 4, b=b, b_stride=b_stride, v_stride=v_stride, vectors=vectors, steps=steps, out=out
+def column_sums(b, b_stride, panel_stride, v_stride, panels, per_panel, steps):
+    """[panel][v][lane] = sum over n of b[panel][n][v]."""
+    out = aligned((panels, per_panel, lanes(b.dtype)), b.dtype)
+    _jit.get("gemm", "column_sums", b.dtype.name).run(
+        panels, steps * out.size, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, per_panel=per_panel, steps=steps, out=out
     )
-
+    return out

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.ops._common import aligned_zeros, as_floats, check_shape
-from fastmask.ops._recurrent import lanes, pack_columns, product, weight_gradient
-from fastmask.ops._recurrent import column_sums as sum_columns
+from fastmask.ops._recurrent import column_sums, lanes, pack_columns, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ragged import Ragged
 
@@ -140,7 +139,5 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     d_kernel = np.ascontiguousarray(packed.transpose(1, 0, 2, 3).reshape(F, -1)[:, :K])
     d_bias = None
     if tape.has_bias:
-        d_bias = np.empty(vectors * L, dtype)
-        sum_columns(dtype, padded, step, L * dtype.itemsize, vectors, rows, d_bias)
-        d_bias = d_bias[:K].copy()
+        d_bias = column_sums(padded, step, L * dtype.itemsize, 0, vectors, 1, rows).reshape(-1)[:K].copy()
     return DenseGradients(dx, d_kernel, d_bias)
