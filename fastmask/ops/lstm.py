@@ -70,7 +70,7 @@ def lstm(
     >>> import numpy as np, fastmask as fm
     >>> x, W, U = np.ones((1, 3, 2), "float32"), np.full((2, 4), 0.5, "float32"), np.zeros((1, 4), "float32")
     >>> fm.lstm(x, W, U, mask=[[True, False, True]]).outputs[0, :, 0].round(4)
-    array([0.3697, 0.3697, 0.5389], dtype=float32)
+    array([0.3696, 0.3696, 0.5453], dtype=float32)
     """
     return _recurrent.forward(
         LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation=recurrent_activation,
