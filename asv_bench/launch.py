@@ -2,8 +2,8 @@
 
     python asv_bench/launch.py
 
-Prints the median and the 90th percentile, in microseconds, of masked LSTM forward passes of growing size; the paths take turns. This is the measurement behind the
-pool as default (fastmask/kernels/_jit.py).
+Prints the median and the 90th percentile, in microseconds, of masked LSTM forward passes of growing size; the paths
+take turns. This is the measurement behind the pool as default (fastmask/kernels/_jit.py).
 """
 
 import subprocess
@@ -44,7 +44,12 @@ def measure(size):
 
 
 def table(title):
-    print(f"\n{title}\n\n| (B,T,F,H) | " + " | ".join(f"{p} p50 | p90" for p in PATHS) + " |\n|---|" + "---|---|" * len(PATHS))
+    print(
+        f"\n{title}\n\n| (B,T,F,H) | "
+        + " | ".join(f"{p} p50 | p90" for p in PATHS)
+        + " |\n|---|"
+        + "---|---|" * len(PATHS)
+    )
     for size in SIZES:
         times = measure(size)
         cells = (f"{np.percentile(times[p], q) * 1e6:.0f}" for p in PATHS for q in (50, 90))

@@ -2,7 +2,9 @@
 
     import fastmask as fm
 
-    model = fm.Sequential([fm.Input((None, 12)), fm.layers.Masking(0.0), fm.layers.GRU(64), fm.layers.Dense(9, activation="softmax")])
+    model = fm.Sequential([
+        fm.Input((None, 12)), fm.layers.Masking(0.0), fm.layers.GRU(64), fm.layers.Dense(9, activation="softmax"),
+    ])
 
 See README.md. Importing this starts nothing: modules are loaded when first used, numba when a kernel must be compiled.
 """
@@ -13,7 +15,10 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it; None: a module of its own
 _HOMES = {
-    **dict.fromkeys(("activations", "datasets", "initializers", "layers", "losses", "masks", "metrics", "models", "optimizers"), None),
+    **dict.fromkeys(
+        ("activations", "datasets", "initializers", "layers", "losses", "masks", "metrics", "models", "optimizers"),
+        None,
+    ),
     "Input": "layers",
     "MaskDroppedWarning": "layers",
     "Ragged": "ragged",
@@ -24,7 +29,11 @@ _HOMES = {
     "get_num_threads": "kernels._jit",
     "set_num_threads": "kernels._jit",
     "set_random_seed": "initializers",
-    **{name + suffix: f"ops.{name}" for name in ("lstm", "gru", "simple_rnn") for suffix in ("", "_forward", "_backward")},
+    **{
+        name + suffix: f"ops.{name}"
+        for name in ("lstm", "gru", "simple_rnn")
+        for suffix in ("", "_forward", "_backward")
+    },
 }
 
 __all__ = ["__version__", *_HOMES]

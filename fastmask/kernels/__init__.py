@@ -1,10 +1,14 @@
-"""All compiled code. Kernels import nothing of fastmask but each other; ops load them by name (`_jit.get`) and never import a kernel module, so that a process with a
-warm cache does not even import numba. The kernel contract stands in `_jit.py`, the memory layouts in `gemm.py` and `cell.py`.
+"""All compiled code. Kernels import nothing of fastmask but each other; ops load them by name (`_jit.get`) and never
+import a kernel module, so that a process with a
+warm cache does not even import numba. The kernel contract stands in `_jit.py`, the memory layouts in `gemm.py` and
+`cell.py`.
 """
 
 
 def fma_peak(threads=1, seconds=0.3):
-    """Highest float32 FLOP/s that `threads` threads reach on FMAs in registers: the best of several short runs within `seconds`."""
+    """Highest float32 FLOP/s that `threads` threads reach on FMAs in registers: the best of several short runs within
+    `seconds`.
+    """
     import time
 
     import numpy as np

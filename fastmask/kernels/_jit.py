@@ -2,28 +2,33 @@
 
 Kernel contract
 ---------------
-A block kernel is a plain function ``name(block, args, real)`` in a module of this package, declared with ``@kernel("x y n")``. `block` is the number of the piece of
-work, `args` the address of an int64 array that holds the arguments named in the declaration (addresses of arrays, sizes, codes), `real` numba's float32 or float64.
-It writes only memory that no other block writes, allocates nothing, raises nothing, calls no Python and no libm, and knows nothing of how it is launched.
-Validation happens before, in ops.
+A block kernel is a plain function ``name(block, args, real)`` in a module of this package, declared with ``@kernel("x y
+n")``. `block` is the number of the piece of work, `args` the address of an int64 array that holds the arguments named
+in the declaration (addresses of arrays, sizes, codes), `real` numba's float32 or float64. It writes only memory that no
+other block writes, allocates nothing, raises nothing, calls no Python and no libm, and knows nothing of how it is
+launched. Validation happens before, in ops.
 
 Compiling and the cache
 -----------------------
-Numba compiles a kernel to LLVM IR without runtime (`nrt` off: an allocation would be a compile error); LLVM turns it into an object file; llvmlite loads that. The
-object file is what the disk cache holds, one file a kernel, under a folder named by the hash of all sources of this package, the versions and the CPU. So an edit
-anywhere takes effect, nothing needs an index, and with a warm cache numba is not even imported. A damaged, truncated or foreign file is ignored and replaced; a
-folder that cannot be written costs a compilation in each process and nothing else.
+Numba compiles a kernel to LLVM IR without runtime (`nrt` off: an allocation would be a compile error); LLVM turns it
+into an object file; llvmlite loads that. The object file is what the disk cache holds, one file a kernel, under a
+folder named by the hash of all sources of this package, the versions and the CPU. So an edit anywhere takes effect,
+nothing needs an index, and with a warm cache numba is not even imported. A damaged, truncated or foreign file is
+ignored and replaced; a folder that cannot be written costs a compilation in each process and nothing else.
 
 Launching
 ---------
-`launch` is the one place. Serial (small work), an own pool and `prange` (`@njit(parallel=True)`) run the same compiled block loop, so the bits are the same. The pool
-is the default: the caller works through the blocks itself and takes whatever help arrives. numba's omp layer starts 10 us sooner on an idle machine, but its barrier
-waits for a thread that another process keeps from running: with one busy process beside it a job of 22 us took 16 ms, 46 us on the pool (asv_bench/launch.py); its
-workqueue layer aborts the process when two threads use it, and a forked child that enters omp is killed. FASTMASK_LAUNCH=prange asks for prange where it is safe.
+`launch` is the one place. Serial (small work), an own pool and `prange` (`@njit(parallel=True)`) run the same compiled
+block loop, so the bits are the same. The pool is the default: the caller works through the blocks itself and takes
+whatever help arrives. numba's omp layer starts 10 us sooner on an idle machine, but its barrier waits for a thread that
+another process keeps from running: with one busy process beside it a job of 22 us took 16 ms, 46 us on the pool
+(asv_bench/launch.py); its workqueue layer aborts the process when two threads use it, and a forked child that enters
+omp is killed. FASTMASK_LAUNCH=prange asks for prange where it is safe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -42,7 +47,7 @@ _DTYPES = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}
 _lock = threading.RLock()  # guards compiling and loading
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The machine
 
 
@@ -90,7 +95,7 @@ _REGISTERS = 32 if LANES == 16 or _features.get("avx512vl") or _features.get("ne
 TILE_ROWS = 6 if _REGISTERS == 32 else 3
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The disk cache: one checked file a kernel
 
 
@@ -171,13 +176,14 @@ class _DiskCache:
             os.replace(tmp, folder / name)  # atomic: two processes may both do it
         except (OSError, RuntimeError):
             if tmp is not None:
-                try:
+                with contextlib.suppress(OSError):
                     os.unlink(tmp)
-                except OSError:
-                    pass
 
     def _prune(self, newest):
-        old = sorted((p for p in newest.parent.iterdir() if p.is_dir() and p != newest and len(p.name) == 20), key=lambda p: p.stat().st_mtime)
+        old = sorted(
+            (p for p in newest.parent.iterdir() if p.is_dir() and p != newest and len(p.name) == 20),
+            key=lambda p: p.stat().st_mtime,
+        )
         for folder in old[: -self.KEEP + 1]:
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)
@@ -187,7 +193,7 @@ class _DiskCache:
 _cache = _DiskCache()
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Kernels
 
 
@@ -214,7 +220,9 @@ def _emit(pyfunc, signature):
         flags.no_cpython_wrapper = True
         flags.no_cfunc_wrapper = True
         flags.no_compile = True  # machine code is made below, from the IR
-        result = compiler.compile_extra(cpu_target.typing_context, cpu_target.target_context, pyfunc, signature, types.void, flags, {})
+        result = compiler.compile_extra(
+            cpu_target.typing_context, cpu_target.target_context, pyfunc, signature, types.void, flags, {}
+        )
         result.library.finalize()
         return result.fndesc.llvm_func_name, result.library.get_llvm_str()
 
@@ -262,7 +270,9 @@ def _object_code(ir_text):
 
 
 def _load(name, build):
-    """Address and header of a compiled function: from disk, or built by `build() -> (header, ir_text)`, which imports numba."""
+    """Address and header of a compiled function: from disk, or built by `build() -> (header, ir_text)`, which imports
+    numba.
+    """
     entry = _cache.read(name)
     if entry is not None:
         try:
@@ -287,7 +297,9 @@ class Kernel:
         self._array = ctypes.c_int64 * (self.counter + 2)
 
     def pack(self, **arguments):
-        """The int64 argument block from keywords; arrays and floats are turned into addresses and bits. The caller keeps the arrays alive."""
+        """The int64 argument block from keywords; arrays and floats are turned into addresses and bits. The caller
+        keeps the arrays alive.
+        """
         try:
             values = [arguments.pop(n) for n in self.names]
         except KeyError as missing:
@@ -312,7 +324,8 @@ def _word(value):
 
 
 def _read_address():
-    """Function array -> address of its data. NumPy's own ways take 1 us, a third of a one-step call; the address is the first field behind the object head (numpy's C
+    """Function array -> address of its data. NumPy's own ways take 1 us, a third of a one-step call; the address is the
+    first field behind the object head (numpy's C
     ABI), which is checked here on real arrays before it is relied on."""
     word, head = ctypes.c_ssize_t.from_address, object.__basicsize__
 
@@ -363,7 +376,7 @@ def get(module, name, dtype):
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Launching
 
 _LAUNCHES = ("pool", "prange")
@@ -377,7 +390,8 @@ _prange_lock = threading.Lock()  # held by the one thread that is inside a prang
 _prange_state = None  # None: not asked; False: not usable here; else the compiled dispatcher
 _drain = None  # (address, ctypes function holding the GIL, ctypes function releasing it)
 
-# Multiply-adds below which threads do not pay: waking a helper takes 20-50 us, a core does about 50 multiply-adds a nanosecond.
+# Multiply-adds below which threads do not pay: waking a helper takes 20-50 us, a core does about 50 multiply-adds a
+# nanosecond.
 SERIAL_WORK = 2_000_000
 # Below this a kernel keeps the GIL: getting it back from a busy Python thread may take 5 ms.
 _HOLD_GIL_WORK = 4_000_000
@@ -512,7 +526,9 @@ def _compile_prange():
 
 
 class _NumbaCache:
-    """Keeps numba's own compile result (the prange loop needs its runtime) in a file of our cache: same checks, same healing."""
+    """Keeps numba's own compile result (the prange loop needs its runtime) in a file of our cache: same checks, same
+    healing.
+    """
 
     cache_path = ""
 
@@ -549,13 +565,15 @@ class _NumbaCache:
 
 
 class _Pool:
-    """Daemon threads that help a caller through its blocks. The protocol is native (_launch.py: lead, serve) and needs no GIL; Python only wakes and parks helpers.
+    """Daemon threads that help a caller through its blocks. The protocol is native (_launch.py: lead, serve) and needs
+    no GIL; Python only wakes and parks helpers.
 
-    A helper enters a launch only while the caller is inside; the caller leaves when all who entered have left, so nothing of the launch outlives it. One launch at a
-    time: a second caller has no cores to win and works alone. A helper stays awake for SPINS rounds after a launch (about 0.2 ms), then sleeps on its lock.
+    A helper enters a launch only while the caller is inside; the caller leaves when all who entered have left, so
+    nothing of the launch outlives it. One launch at a time: a second caller has no cores to win and works alone. A
+    helper stays awake for SPINS rounds after a launch (about 0.2 ms), then sleeps on its lock.
 
-    On Linux helpers are kept off the caller's CPU: the scheduler likes to wake a thread where its waker runs, and moves it only after milliseconds; a kernel of 0.2 ms
-    then took 0.4 ms instead of 0.1.
+    On Linux helpers are kept off the caller's CPU: the scheduler likes to wake a thread where its waker runs, and moves
+    it only after milliseconds; a kernel of 0.2 ms then took 0.4 ms instead of 0.1.
     """
 
     SPINS = 8000
@@ -585,7 +603,9 @@ class _Pool:
             bell, ready = threading.Lock(), threading.Lock()
             bell.acquire()
             ready.acquire()
-            thread = threading.Thread(target=self._help, args=(len(self._bells), bell, ready), daemon=True, name="fastmask")
+            thread = threading.Thread(
+                target=self._help, args=(len(self._bells), bell, ready), daemon=True, name="fastmask"
+            )
             thread.start()
             ready.acquire()
             self._awake.append(False)
@@ -642,7 +662,9 @@ _pool = _Pool()
 
 
 def _after_fork():
-    """In a forked child: numba's threads are gone and entering omp would kill the process; locks may be held by threads that are gone too."""
+    """In a forked child: numba's threads are gone and entering omp would kill the process; locks may be held by threads
+    that are gone too.
+    """
     global _forked, _pool, _prange_lock, _lock
     _forked = True
     _pool, _prange_lock, _lock = _Pool(), threading.Lock(), threading.RLock()

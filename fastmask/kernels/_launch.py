@@ -1,4 +1,6 @@
-"""What runs on each thread of a launch: the block loop, its prange form, and the denormal mode. Compiled and called by `_jit.py`."""
+"""What runs on each thread of a launch: the block loop, its prange form, and the denormal mode. Compiled and called by
+`_jit.py`.
+"""
 
 from llvmlite import binding, ir
 from numba import prange, types
@@ -7,7 +9,8 @@ from numba.extending import intrinsic, register_jitable
 
 from .simd import I32, I64, PTR, atomic_add, get_i64, put_i64
 
-# A compiled kernel is int32 f(void **ret, void **exc, int64 block, int64 args, void *real); ret, exc and real are never used.
+# A compiled kernel is int32 f(void **ret, void **exc, int64 block, int64 args, void *real); ret, exc and real are never
+# used.
 BLOCK_ABI = ir.FunctionType(I32, [PTR, PTR, I64, I64, PTR])
 DRAIN_ABI = ir.FunctionType(I32, [PTR, PTR, I64, I64, I64, I64])
 
@@ -47,7 +50,9 @@ def _is_x86():
 
 @intrinsic
 def _flush_denormals(typingctx):
-    """Turn denormals into zeros on this thread; returns the former mode. Denormals made decaying states 4 to 67 times slower."""
+    """Turn denormals into zeros on this thread; returns the former mode. Denormals made decaying states 4 to 67 times
+    slower.
+    """
 
     def codegen(context, builder, sig, args):
         if _is_x86():
@@ -60,7 +65,11 @@ def _flush_denormals(typingctx):
             return builder.zext(old, I64)
         if _is_arm():
             old = builder.call(_declare(builder, "llvm.aarch64.get.fpcr", I64, []), [])
-            builder.call(_declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [builder.or_(old, ir.Constant(I64, 1 << 24))])  # FZ
+            # FZ
+            builder.call(
+                _declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]),
+                [builder.or_(old, ir.Constant(I64, 1 << 24))],
+            )
             return old
         return ir.Constant(I64, 0)
 
@@ -82,7 +91,9 @@ def _restore_denormals(typingctx, mode):
 
 @register_jitable
 def drain(kernel, args, counter, blocks):
-    """Take blocks off the shared counter until none is left: dynamic scheduling for whatever number of threads calls this at once."""
+    """Take blocks off the shared counter until none is left: dynamic scheduling for whatever number of threads calls
+    this at once.
+    """
     mode = _flush_denormals()
     while True:
         block = atomic_add(counter, 1)
@@ -92,7 +103,8 @@ def drain(kernel, args, counter, blocks):
     _restore_denormals(mode)
 
 
-# -- the own pool, in native code: a launch is a slot of int64 words that the caller opens and closes and helpers enter and leave
+# -- the own pool, in native code: a launch is a slot of int64 words; the caller opens and closes it, helpers enter and
+#    leave
 
 STATE, GENERATION, LIMIT, KERNEL, ARGS, COUNTER, BLOCKS, SLOT_WORDS = range(8)
 OPEN = 1 << 32  # STATE is OPEN (while the caller is inside) plus the number of helpers inside
@@ -132,7 +144,9 @@ def _pause(typingctx):
 
 
 def lead(slot, kernel, args, counter, blocks, spins):
-    """The caller's part of a launch: open the slot, work, close it, wait a little for helpers that are still inside (STATE is 0 if none is)."""
+    """The caller's part of a launch: open the slot, work, close it, wait a little for helpers that are still inside
+    (STATE is 0 if none is).
+    """
     put_i64(slot, KERNEL, kernel)
     put_i64(slot, ARGS, args)
     put_i64(slot, COUNTER, counter)
@@ -149,7 +163,8 @@ def lead(slot, kernel, args, counter, blocks, spins):
 def serve(slot, spins):
     """A helper's part: enter every launch that opens, once; return after `spins` rounds without one.
 
-    Staying awake between launches matters: waking a sleeping thread takes 50-100 us, a training step has a dozen launches.
+    Staying awake between launches matters: waking a sleeping thread takes 50-100 us, a training step has a dozen
+    launches.
     """
     seen = 0
     idle = 0
@@ -167,6 +182,8 @@ def serve(slot, spins):
 
 
 def prange_drain(drain, kernel, args, counter, blocks, threads):
-    """`drain` on every thread of numba's pool (compiled with parallel=True). Iterations may share a thread: there is no barrier inside."""
+    """`drain` on every thread of numba's pool (compiled with parallel=True). Iterations may share a thread: there is no
+    barrier inside.
+    """
     for _ in prange(threads):
         _call_drain(drain, kernel, args, counter, blocks)

@@ -1,8 +1,10 @@
-"""Element-wise activations: value and derivative of every Keras name, for whole arrays and inside the recurrent kernels.
+"""Element-wise activations: value and derivative of every Keras name, for whole arrays and inside the recurrent
+kernels.
 
-Design: one Python function a name writes the vector code of value and derivative (Keras 3's formulas and default parameters). tanh and sigmoid, the defaults of the
-recurrent layers, are inlined where they are used; all others are reached through one out-of-line function with a switch over the code, so that no kernel is compiled
-again for another activation.
+Design: one Python function a name writes the vector code of value and derivative (Keras 3's formulas and default
+parameters). tanh and sigmoid, the defaults of the recurrent layers, are inlined where they are used; all others are
+reached through one out-of-line function with a switch over the code, so that no kernel is compiled again for another
+activation.
 """
 
 from llvmlite import ir
@@ -11,7 +13,23 @@ from numba.extending import intrinsic
 
 from ._jit import kernel
 from .activation_names import CODES, LINEAR, NAMES, SIGMOID, TANH
-from .simd import I64, Emitter, V, VecType, get_real, itemsize, lanes, load, load_part, splat, store, store_part, unpack, vexp, vlog
+from .simd import (
+    I64,
+    Emitter,
+    V,
+    VecType,
+    get_real,
+    itemsize,
+    lanes,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+    unpack,
+    vexp,
+    vlog,
+)
 
 BLOCK = 16384  # elements of one block of the array kernels
 
@@ -37,6 +55,9 @@ def _selu(e, x):
     scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
     m = e.expm1(e.where(x > 0.0, 0.0, x)) * (scale * alpha)
     return e.where(x > 0.0, x * scale, m), e.where(x > 0.0, scale, m + scale * alpha)
+
+
+_celu = _elu  # alpha = 1
 
 
 def _softplus(e, x):
@@ -133,13 +154,7 @@ def _linear(e, x):
     return x, e.const(1.0)
 
 
-_RULES = {
-    "linear": _linear, "tanh": _tanh, "sigmoid": _sigmoid, "relu": _relu, "relu6": _relu6, "leaky_relu": _leaky_relu, "elu": _elu, "selu": _selu, "celu": _elu,
-    "softplus": _softplus, "softsign": _softsign, "squareplus": _squareplus, "silu": _silu, "hard_silu": _hard_silu, "gelu": _gelu, "hard_tanh": _hard_tanh,
-    "hard_sigmoid": _hard_sigmoid, "hard_sigmoid_v2": _hard_sigmoid_v2, "log_sigmoid": _log_sigmoid, "exponential": _exponential, "mish": _mish,
-    "tanh_shrink": _tanh_shrink, "soft_shrink": _soft_shrink, "hard_shrink": _hard_shrink, "sparse_plus": _sparse_plus, "sparse_sigmoid": _sparse_sigmoid,
-}  # fmt: skip
-assert set(_RULES) == set(NAMES)
+_RULES = {name: globals()[f"_{name}"] for name in NAMES}
 
 
 def _switch(e, x, code, which):
@@ -215,7 +230,9 @@ def activation_forward(block, args, real):
 
 @kernel("x y dy dx size code")
 def activation_backward(block, args, real):
-    """dx = dy * activation'(x); for tanh and sigmoid from the output y, x may then be 0. Parallel: blocks of BLOCK elements."""
+    """dx = dy * activation'(x); for tanh and sigmoid from the output y, x may then be 0. Parallel: blocks of BLOCK
+    elements.
+    """
     x, y, dy, dx, size, code = unpack(args, 6)
     L, bytes_ = lanes(real), itemsize(real)
     last = min(size, (block + 1) * BLOCK)
@@ -239,7 +256,8 @@ def activation_backward(block, args, real):
 def softmax_forward(block, args, real):
     """y = softmax(x), or its logarithm, over one row of `size`. Parallel: a block is a row.
 
-    e^(x - max) / sum; the sum runs over four interleaved partial sums whatever the number of lanes, so its bits are the same on every machine. A NaN fills its row.
+    e^(x - max) / sum; the sum runs over four interleaved partial sums whatever the number of lanes, so its bits are the
+    same on every machine. A NaN fills its row.
     """
     x, y, size, log = unpack(args, 4)
     L, bytes_ = lanes(real), itemsize(real)

@@ -1,4 +1,5 @@
-"""The register tile of a recurrent step, shared by the cells: pre-activations of all gates as one chain over [x ; h], then gates and state on the registers.
+"""The register tile of a recurrent step, shared by the cells: pre-activations of all gates as one chain over [x ; h],
+then gates and state on the registers.
 
 A cell gives the shape of its tile and a `finish` that reads like its equations; `cell_tile` makes the intrinsic.
 
@@ -35,7 +36,9 @@ class Step:
 
     def address(self, field):
         b = self._e.b
-        return b.load(b.gep(self._frame, [ir.Constant(I64, field * SLOTS + self._row)], source_etype=I64), typ=I64, align=8)
+        return b.load(
+            b.gep(self._frame, [ir.Constant(I64, field * SLOTS + self._row)], source_etype=I64), typ=I64, align=8
+        )
 
     def _pointer(self, field):
         return self._e.b.inttoptr(self._e.b.add(self.address(field), self._offset), PTR)
@@ -52,7 +55,7 @@ class Step:
         return [self._e.load(p, i) for i in range(count)]
 
     def save(self, values):
-        """Keep `values` (a V for each group, None to leave a group alone) for backward; nothing happens in inference."""
+        """Keep `values` (a V for each group, None leaves a group alone) for backward; nothing happens in inference."""
         b, ws = self._e.b, self.address(WS)
         with b.if_then(b.icmp_unsigned("!=", ws, ir.Constant(I64, 0))):
             p = b.inttoptr(b.add(ws, self._ws_offset), PTR)
@@ -62,9 +65,11 @@ class Step:
 
 
 def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
-    """Intrinsic tile(real, frame, rows, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract) for panels p0 <= p < p1 of 1 … MAX_ROWS rows.
+    """Intrinsic tile(real, frame, rows, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract) for panels p0 <= p < p1 of 1 …
+    MAX_ROWS rows.
 
-    finish(e, step, acc, act, ract, fast): act and ract map a V to its activation; fast is True where they are tanh and sigmoid.
+    finish(e, step, acc, act, ract, fast): act and ract map a V to its activation; fast is True where they are tanh and
+    sigmoid.
     """
 
     def several(rows):
@@ -79,12 +84,15 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
             b = e.b
             frame, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract = a
             frame, wx, wh, bias = (b.inttoptr(v, PTR) for v in (frame, wx, wh, bias))
+
             def rows_of(field):
                 at = [b.gep(frame, [ir.Constant(I64, field * SLOTS + r)], source_etype=I64) for r in range(rows)]
                 return [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
 
             xs, hs = rows_of(X), rows_of(h_field)
-            fast = b.and_(b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID)))
+            fast = b.and_(
+                b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
+            )
 
             def panels(p, many):
                 unroll = 4 if rows * many * accumulators <= 8 else (2 if rows * many * accumulators <= 16 else 1)
@@ -104,7 +112,9 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
                                 offset = b.mul(at, ir.Constant(I64, e.lanes * e.bytes))
                                 for r in range(rows):
                                     step = Step(e, frame, r, offset, b.mul(at, ws_jump))
-                                    finish(e, step, acc[r][i * accumulators : (i + 1) * accumulators], f_act, f_ract, quick)
+                                    finish(
+                                        e, step, acc[r][i * accumulators : (i + 1) * accumulators], f_act, f_ract, quick
+                                    )
 
             many = several(rows)
             p = p0
@@ -144,7 +154,9 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
 
 
 class Gate:
-    """Value and slope of a gate from what forward kept: the value itself for tanh and sigmoid (fast), else the pre-activation."""
+    """Value and slope of a gate from what forward kept: the value itself for tanh and sigmoid (fast), else the
+    pre-activation.
+    """
 
     def __init__(self, e, code, kind, fast):
         self._e, self._code, self._kind, self._fast = e, code, kind, fast
@@ -166,14 +178,17 @@ class Gate:
 def cell_backward(name, write):
     """Intrinsic step(real, frame, panels, ws_jump, act, ract): gradients of the gates of one row and step, all panels.
 
-    write(e, step, act, ract, fast): reads kept gates and the gradient of the output, writes the gates' gradients over them; act and ract are `Gate`s.
+    write(e, step, act, ract, fast): reads kept gates and the gradient of the output, writes the gates' gradients over
+    them; act and ract are `Gate`s.
     """
 
     def body(e, a):
         b = e.b
         frame, panels, ws_jump, act, ract = a
         frame = b.inttoptr(frame, PTR)
-        fast = b.and_(b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID)))
+        fast = b.and_(
+            b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
+        )
         with b.if_else(fast) as (yes, no):
             for branch, quick in ((yes, True), (no, False)):
                 with branch:

@@ -1,16 +1,18 @@
 """Matrix products: the register tiles, and the kernels made of them (packing, Dense, bulk gradients).
 
 Design
-  a) Every output of a forward product is ONE chain of fused multiply-adds over k in ascending order, started from its bias (or the value already there). No split
-     sums, no BLAS: so a row's bits depend neither on its neighbours nor on threads. Sums over steps (weight gradients) run in one fixed order too.
-  b) A tile keeps `rows` x `vectors` accumulators in registers (6 x 4 with 32 vector registers) and is emitted as one piece of LLVM IR, a function a row count.
-     Rows are given as addresses, one each: rows of one tile may lie anywhere.
+  a) Every output of a forward product is ONE chain of fused multiply-adds over k in ascending order, started from its
+     bias (or the value already there). No split sums, no BLAS: so a row's bits depend neither on its neighbours nor on
+     threads. Sums over steps (weight gradients) run in one fixed order too.
+  b) A tile keeps `rows` x `vectors` accumulators in registers (6 x 4 with 32 vector registers) and is emitted as one
+     piece of LLVM IR, a function a row count. Rows are given as addresses, one each: rows of one tile may lie anywhere.
   c) Right-hand sides are packed so that a tile reads one contiguous stream:
 
        columns of B, in vectors:   | 0 1 2 3 | 4 5 6 7 | 8 9 | 10 |        panels of 4, then 2, then 1 vectors
        in memory, panel by panel:  k=0: v0 v1 v2 v3, k=1: v0 v1 v2 v3, …
 
-  d) The left-hand side may be cut into `outer` runs of `inner` scalars, `jump` bytes apart: gradients of gates are stored panel by panel (see lstm.py).
+  d) The left-hand side may be cut into `outer` runs of `inner` scalars, `jump` bytes apart: gradients of gates are
+     stored panel by panel (see lstm.py).
 """
 
 from llvmlite import ir
@@ -18,20 +20,36 @@ from numba import types
 from numba.extending import intrinsic
 
 from ._jit import kernel
-from .simd import I64, PTR, TILE_ROWS, Emitter, V, _real, get_i64, itemsize, lanes, load, put_i64, splat, stack, store, unpack
+from .simd import (
+    I64,
+    PTR,
+    TILE_ROWS,
+    Emitter,
+    V,
+    _real,
+    get_i64,
+    itemsize,
+    lanes,
+    load,
+    put_i64,
+    splat,
+    stack,
+    store,
+    unpack,
+)
 
 MAX_ROWS = TILE_ROWS
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Tiles
 
 
 def emit_chain(e, acc, rows, panels, count, columns, unroll=1):
     """acc[r][·] += rows[r][k] * panels[p][k][·] for k < count.
 
-    acc: a list of V per row, the columns of panel 0, then of panel 1, …; rows: pointers to scalars; panels: pointers to packed vectors, len(columns) a k, the i-th goes
-    to column columns[i] of its panel. Returns acc.
+    acc: a list of V per row, the columns of panel 0, then of panel 1, …; rows: pointers to scalars; panels: pointers to
+    packed vectors, len(columns) a k, the i-th goes to column columns[i] of its panel. Returns acc.
     """
     width, n = len(columns), len(acc[0])
     per_panel = n // len(panels)
@@ -81,7 +99,10 @@ def row_switch(builder, rows, most, make):
 
 def _load_addresses(e, frame, count):
     """`count` pointers from an int64 array."""
-    return [e.b.inttoptr(e.b.load(e.b.gep(frame, [ir.Constant(I64, r)], source_etype=I64), typ=I64, align=8), PTR) for r in range(count)]
+    return [
+        e.b.inttoptr(e.b.load(e.b.gep(frame, [ir.Constant(I64, r)], source_etype=I64), typ=I64, align=8), PTR)
+        for r in range(count)
+    ]
 
 
 def _for_panels(e, vectors, emit):
@@ -109,7 +130,9 @@ def _write_matmul(rows):
     def write(e, args):
         b = e.b
         a_frame, init_frame, c_frame, weights, outer, inner, jump, vectors, columns = args
-        a_rows, init_rows, c_rows = (_load_addresses(e, b.inttoptr(f, PTR), rows) for f in (a_frame, init_frame, c_frame))
+        a_rows, init_rows, c_rows = (
+            _load_addresses(e, b.inttoptr(f, PTR), rows) for f in (a_frame, init_frame, c_frame)
+        )
         weights = b.inttoptr(weights, PTR)
         depth = b.mul(outer, inner)
 
@@ -161,8 +184,9 @@ def _write_matmul(rows):
 def matmul(typingctx, real, a_frame, init_frame, c_frame, rows, weights, outer, inner, jump, vectors, columns):
     """c[r] = init[r] + a[r] · weights for `rows` (1 … MAX_ROWS) rows.
 
-    a_frame, init_frame, c_frame: addresses of arrays of row addresses. a[r] is `outer` runs of `inner` scalars, `jump` bytes apart; weights are packed (design c) with
-    `vectors` vectors of which the first `columns` elements exist in init and c.
+    a_frame, init_frame, c_frame: addresses of arrays of row addresses. a[r] is `outer` runs of `inner` scalars, `jump`
+    bytes apart; weights are packed (design c) with `vectors` vectors of which the first `columns` elements exist in
+    init and c.
     """
 
     def codegen(context, builder, sig, args):
@@ -216,7 +240,8 @@ def _write_outer(rows, width):
 def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_stride, count, c, c_stride):
     """C[r][v] += sum over n < count of a[index[n]][r] · b[n][v]: one tile of a weight gradient.
 
-    rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, `v_stride` bytes apart in b, adjacent in C. n ascends; the chain starts at 0 and is added to C at its end.
+    rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, `v_stride` bytes apart in b, adjacent
+    in C. n ascends; the chain starts at 0 and is added to C at its end.
     """
 
     def codegen(context, builder, sig, args):
@@ -251,7 +276,7 @@ def outer_rows(typingctx, left):
     return types.int64(types.int64), codegen
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Kernels
 
 PRODUCT_ROWS = 8 * MAX_ROWS  # rows of one block of `product`
@@ -260,7 +285,8 @@ CHUNK = 64  # steps that a weight gradient takes at a time: they stay in the cac
 
 @kernel("a a_stride outer inner jump init weights vectors columns c c_index c_stride rows")
 def product(block, args, real):
-    """c[c_index[n]] = init + a[n] · weights for rows n of a block; c_index 0: c[n]. Parallel: blocks of PRODUCT_ROWS rows.
+    """c[c_index[n]] = init + a[n] · weights for rows n of a block; c_index 0: c[n]. Parallel: blocks of PRODUCT_ROWS
+    rows.
 
     a (rows, outer runs of inner), init one padded row (a bias or zeros), c rows of `columns` elements.
     """
@@ -282,9 +308,12 @@ def product(block, args, real):
 def weight_gradient(block, args, real):
     """out[panel][k][v] = sum over n of a[index[n]][k] · b[panel][n][v]. Parallel: blocks of k_step rows of one panel.
 
-    One order whatever the number of threads: chains over CHUNK steps, added up in turn. (One chain over all steps loses 2-4 times as much accuracy at 13000 steps.)
+    One order whatever the number of threads: chains over CHUNK steps, added up in turn. (One chain over all steps loses
+    2-4 times as much accuracy at 13000 steps.)
     """
-    a, index, a_stride, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, out, k_step, k_blocks = unpack(args, 14)
+    a, index, a_stride, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, out, k_step, k_blocks = (
+        unpack(args, 14)
+    )
     L, size = lanes(real), itemsize(real)
     panel, part = block // k_blocks, block % k_blocks
     width = min(per_panel, vectors - panel * per_panel)
@@ -300,13 +329,28 @@ def weight_gradient(block, args, real):
         while k < k1:
             rows = outer_rows(k1 - k)
             at = b + panel * panel_stride + n0 * b_stride
-            outer_tile(real, rows, width, a + k * size, index + 8 * n0, a_stride, at, b_stride, v_stride, count, c + (k - k0) * c_stride, c_stride)
+            outer_tile(
+                real,
+                rows,
+                width,
+                a + k * size,
+                index + 8 * n0,
+                a_stride,
+                at,
+                b_stride,
+                v_stride,
+                count,
+                c + (k - k0) * c_stride,
+                c_stride,
+            )
             k += rows
 
 
 @kernel("b b_stride panel_stride v_stride per_panel steps out")
 def column_sums(block, args, real):
-    """out[panel][v] = sum over n of b[panel][n][v], up to 4 vectors a panel, in the order of weight_gradient. Parallel: a block is a panel."""
+    """out[panel][v] = sum over n of b[panel][n][v], up to 4 vectors a panel, in the order of weight_gradient. Parallel:
+    a block is a panel.
+    """
     b, b_stride, panel_stride, v_stride, per_panel, steps, out = unpack(args, 7)
     vector = lanes(real) * itemsize(real)
     at = b + block * panel_stride

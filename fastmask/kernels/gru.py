@@ -1,12 +1,13 @@
 """GRU: the masked forward and backward block kernels, both forms (gate blocks z r h).
 
     reset_after:      z = ract(x W_z + b_z + h U_z + c_z)     r = ract(x W_r + b_r + h U_r + c_r)
-                      g = act(x W_h + b_h + r (h U_h + c_h))                                        4 accumulators: z, r, x-part, h-part
-    reset before:     g = act(x W_h + b_h + (r h) U_h)                                              a second pass a step, over [x ; r h]
-    both:             h = z h + (1 - z) g                                                           z multiplies the OLD state
+                      g = act(x W_h + b_h + r (h U_h + c_h))       4 accumulators: z, r, x-part, h-part
+    reset before:     g = act(x W_h + b_h + (r h) U_h)             a second pass a step, over [x ; r h]
+    both:             h = z h + (1 - z) g                          z multiplies the OLD state
 
-Equal to keras.layers.GRU (Keras 3.15) and, with reset_after, torch.nn.GRU. What training keeps is ordered g, z, r, (h-part): so the gradients that meet W (g, z, r) and
-those that meet U (z, r, h-part) are each contiguous. Parallel: rows, by workers with several rows in flight (recurrent.py).
+Equal to keras.layers.GRU (Keras 3.15) and, with reset_after, torch.nn.GRU. What training keeps is ordered g, z, r,
+(h-part): so the gradients that meet W (g, z, r) and those that meet U (z, r, h-part) are each contiguous. Parallel:
+rows, by workers with several rows in flight (recurrent.py).
 """
 
 from .cell import CARRY, DH, DRH, H_IN, H_OUT, RH, Z, cell_backward, cell_tile

@@ -1,6 +1,7 @@
 """Masks from values, and masked steps set to zero: one pass over the memory each.
 
-The comparison works on the bits, not on the numbers: kernels run with denormals flushed to zero, but a denormal is data (semantics A14).
+The comparison works on the bits, not on the numbers: kernels run with denormals flushed to zero, but a denormal is data
+(semantics A14).
 """
 
 from llvmlite import ir
@@ -8,7 +9,21 @@ from numba import types
 from numba.extending import intrinsic
 
 from ._jit import kernel
-from .simd import I64, Emitter, _real, get_u8, itemsize, lanes, load, load_part, put_u8, splat, store, store_part, unpack
+from .simd import (
+    I64,
+    Emitter,
+    _real,
+    get_u8,
+    itemsize,
+    lanes,
+    load,
+    load_part,
+    put_u8,
+    splat,
+    store,
+    store_part,
+    unpack,
+)
 
 BLOCK = 512  # steps of one block
 

@@ -1,11 +1,10 @@
-"""The machine's FMA peak, as a yardstick for benchmarks: chains of fused multiply-adds that never leave the registers."""
+"""The machine's FMA peak, a yardstick for benchmarks: chains of fused multiply-adds that stay in registers."""
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from ._jit import kernel
-from .simd import I64, TILE_ROWS, Emitter, _real, unpack
+from .simd import TILE_ROWS, Emitter, _real, unpack
 
 CHAINS = 4 * TILE_ROWS  # as many accumulators as a register tile has
 

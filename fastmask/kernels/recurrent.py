@@ -1,15 +1,30 @@
-"""The loops that walk rows through a recurrent cell, forward and backward; the cells (lstm.py, gru.py, simple_rnn.py) bring tile and equations.
+"""The loops that walk rows through a recurrent cell, forward and backward; the cells (lstm.py, gru.py, simple_rnn.py)
+bring tile and equations.
 
 Design
-  A block is a worker with `slots` rows in flight, each at a time step of its own. Rows come longest first: the first slots are dealt out, later ones are taken from an
-  atomic counter whenever a row ends. So register tiles stay full although lengths differ, and threads finish together. No row's result depends on its neighbours or
-  on who computes it: that is what keeps the bits equal for any batch, padding and number of threads.
+  A block is a worker with `slots` rows in flight, each at a time step of its own. Rows come longest first: the first
+  slots are dealt out, later ones are taken from an atomic counter whenever a row ends. So register tiles stay full
+  although lengths differ, and threads finish together. No row's result depends on its neighbours or on who computes it:
+  that is what keeps the bits equal for any batch, padding and number of threads.
 """
 
 from ._jit import kernel
 from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_IN, H_OUT, RH, SLOTS, WS, X, Z
 from .gemm import MAX_ROWS, matmul
-from .simd import atomic_add, get_i64, itemsize, lanes, load, load_part, put_i64, splat, stack, store, store_part, unpack
+from .simd import (
+    atomic_add,
+    get_i64,
+    itemsize,
+    lanes,
+    load,
+    load_part,
+    put_i64,
+    splat,
+    stack,
+    store,
+    store_part,
+    unpack,
+)
 
 FORWARD_ARGUMENTS = (
     "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
@@ -20,14 +35,16 @@ FORWARD_ARGUMENTS = (
 def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
     """The forward block kernel of a cell: walks rows through `tile` (and `tile2` where a step takes two passes).
 
-    Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in inference): a copy of x, states of step n at row n, initial states of row b at
-    row steps + b, gates at ws + panel * ws_jump + n * (gates of one panel). scratch: states of the slots of every block.
+    Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in
+    inference): a copy of x, states of step n at row n, initial states of row b at row steps + b, gates at ws + panel *
+    ws_jump + n * (gates of one panel). scratch: states of the slots of every block.
     """
 
     @kernel(FORWARD_ARGUMENTS)
     def forward(block, args, real):
         (order, rows, first, src, dst, base, backwards, slots, workers, queue, x, x_stride, F, H, panels, steps, h0, c0,
-         outputs, last, final_h, final_c, zero_masked, x_kept, hs, cs, ws, ws_jump, scratch, wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 37)  # fmt: skip
+         outputs, last, final_h, final_c, zero_masked, x_kept, hs, cs, ws, ws_jump, scratch,
+         wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 37)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size  # bytes of a padded state row
         row_bytes = H * size
@@ -113,11 +130,39 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
             width = panels if active <= MAX_ROWS else tile_panels
             for p in range(0, panels, width):
                 for s in range(0, active, MAX_ROWS):
-                    tile(real, frame + 8 * s, min(MAX_ROWS, active - s), p, min(p + width, panels), wx, wh, bias, F, H, ws_jump, act, ract)
+                    tile(
+                        real,
+                        frame + 8 * s,
+                        min(MAX_ROWS, active - s),
+                        p,
+                        min(p + width, panels),
+                        wx,
+                        wh,
+                        bias,
+                        F,
+                        H,
+                        ws_jump,
+                        act,
+                        ract,
+                    )
             if two_passes:
                 for p in range(0, panels, width):
                     for s in range(0, active, MAX_ROWS):
-                        tile2(real, frame + 8 * s, min(MAX_ROWS, active - s), p, min(p + width, panels), wx2, wh2, bias2, F, H, ws_jump, act, ract)
+                        tile2(
+                            real,
+                            frame + 8 * s,
+                            min(MAX_ROWS, active - s),
+                            p,
+                            min(p + width, panels),
+                            wx2,
+                            wh2,
+                            bias2,
+                            F,
+                            H,
+                            ws_jump,
+                            act,
+                            ract,
+                        )
 
             s = active - 1
             while s >= 0:
@@ -176,22 +221,25 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
 
 
 BACKWARD_ARGUMENTS = (
-    "order rows first dst base backwards slots workers queue H panels steps d_outputs d_last d_final_h d_final_c zero_masked "
-    "hs cs ws ws_jump scratch ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
+    "order rows first dst base backwards slots workers queue H panels steps "
+    "d_outputs d_last d_final_h d_final_c zero_masked hs cs ws ws_jump scratch ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
 )
 
 
 def recurrent_backward(step, step2, has_cell_state, two_passes):
-    """The backward block kernel of a cell: steps of each row from the last to the first; gates in ws are replaced by their gradients.
+    """The backward block kernel of a cell: steps of each row from the last to the first; gates in ws are replaced by
+    their gradients.
 
-    For a row at step k: dh = gradient of its output (and of held copies of it) + carry + dz(k+1) · U^T, then `step` (and `step2`) give dz(k). dz(k+1) is read from ws,
-    `ut_inner` scalars a panel from byte ut_skip on; row `steps` of ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H).
+    For a row at step k: dh = gradient of its output (and of held copies of it) + carry + dz(k+1) · U^T, then `step`
+    (and `step2`) give dz(k). dz(k+1) is read from ws, `ut_inner` scalars a panel from byte ut_skip on; row `steps` of
+    ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H).
     """
 
     @kernel(BACKWARD_ARGUMENTS)
     def backward(block, args, real):
-        (order, rows, first, dst, base, backwards, slots, workers, queue, H, panels, steps, d_outputs, d_last, d_final_h, d_final_c, zero_masked,
-         hs, cs, ws, ws_jump, scratch, ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract) = unpack(args, 30)  # fmt: skip
+        (order, rows, first, dst, base, backwards, slots, workers, queue, H, panels, steps,
+         d_outputs, d_last, d_final_h, d_final_c, zero_masked, hs, cs, ws, ws_jump, scratch,
+         ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract) = unpack(args, 30)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size
         row_bytes = H * size
@@ -224,7 +272,10 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                         left = min(L, H - j * L)
                         at = j * L * size
                         if has_cell_state:
-                            store(carry + at, load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero)
+                            store(
+                                carry + at,
+                                load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero,
+                            )
                         else:
                             store(carry + at, zero)
                     put_i64(slot_row, active, b)
@@ -235,9 +286,17 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     left = min(L, H - j * L)
                     at = j * L * size
                     if d_h0 != 0:
-                        store_part(d_h0 + b * row_bytes + at, load_part(real, d_final_h + b * row_bytes + at, left) if d_final_h != 0 else zero, left)
+                        store_part(
+                            d_h0 + b * row_bytes + at,
+                            load_part(real, d_final_h + b * row_bytes + at, left) if d_final_h != 0 else zero,
+                            left,
+                        )
                     if has_cell_state and d_c0 != 0:
-                        store_part(d_c0 + b * row_bytes + at, load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero, left)
+                        store_part(
+                            d_c0 + b * row_bytes + at,
+                            load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero,
+                            left,
+                        )
             if active == 0:
                 break
 
@@ -286,7 +345,19 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     store(buffer + at, d)
             for s in range(0, active, MAX_ROWS):
                 dh = frame + 8 * (DH * SLOTS + s)
-                matmul(real, a_frame + 8 * s, dh, dh, min(MAX_ROWS, active - s), ut, panels, ut_inner, ws_jump, panels, panels * L)
+                matmul(
+                    real,
+                    a_frame + 8 * s,
+                    dh,
+                    dh,
+                    min(MAX_ROWS, active - s),
+                    ut,
+                    panels,
+                    ut_inner,
+                    ws_jump,
+                    panels,
+                    panels * L,
+                )
             for s in range(active):
                 step(real, frame + 8 * s, panels, ws_jump, act, ract)
             if two_passes:
@@ -296,7 +367,19 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                         store(drh + j * L * size, zero)
                 for s in range(0, active, MAX_ROWS):
                     drh = frame + 8 * (DRH * SLOTS + s)
-                    matmul(real, frame + 8 * (WS * SLOTS + s), drh, drh, min(MAX_ROWS, active - s), ut2, panels, L, ws_jump, panels, panels * L)
+                    matmul(
+                        real,
+                        frame + 8 * (WS * SLOTS + s),
+                        drh,
+                        drh,
+                        min(MAX_ROWS, active - s),
+                        ut2,
+                        panels,
+                        L,
+                        ws_jump,
+                        panels,
+                        panels * L,
+                    )
                 for s in range(active):
                     step2(real, frame + 8 * s, panels, ws_jump, act, ract)
 
@@ -308,7 +391,10 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     buffer = get_i64(slot_buffer, s)
                     if d_h0 != 0:
                         for j in range(panels):
-                            store(buffer + j * L * size, zero if has_cell_state else load(real, buffer + state + j * L * size))
+                            store(
+                                buffer + j * L * size,
+                                zero if has_cell_state else load(real, buffer + state + j * L * size),
+                            )
                         put_i64(c_frame, 0, buffer)
                         put_i64(a_frame, 0, get_i64(frame, WS * SLOTS + s) + ut_skip)
                         matmul(real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L)
@@ -318,7 +404,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     if has_cell_state and d_c0 != 0:
                         for j in range(panels):
                             left = min(L, H - j * L)
-                            store_part(d_c0 + b * row_bytes + j * L * size, load(real, buffer + state + j * L * size), left)
+                            store_part(
+                                d_c0 + b * row_bytes + j * L * size, load(real, buffer + state + j * L * size), left
+                            )
                     active -= 1
                     if s != active:
                         put_i64(slot_row, s, get_i64(slot_row, active))

@@ -1,20 +1,24 @@
 """From masks to work: the valid steps of every row, and rows by length.
 
 Design
-  a) `resolve` turns any mask into lists of valid steps, row by row: `first (B+1,)` offsets, `src (N,)` where a step's input lies, `dst (N,)` where its output goes.
-     Right padding, left padding, holes, ragged rows and reversed order differ only in these numbers.
-  b) `order` lists rows longest first; recurrent.py hands them out in that order, so that what is left at the end is short.
+  a) `resolve` turns any mask into lists of valid steps, row by row: `first (B+1,)` offsets, `src (N,)` where a step's
+     input lies, `dst (N,)` where its output goes. Right padding, left padding, holes, ragged rows and reversed order
+     differ only in these numbers.
+  b) `order` lists rows longest first; recurrent.py hands them out in that order, so that what is left at the end is
+     short.
 """
 
 from ._jit import kernel
 from .simd import get_i64, get_u8, put_i64, unpack
 
+
 @kernel("mask base rows reverse restore first src dst order longest lengths_count")
 def resolve(block, args, real):
     """Valid steps of `rows` rows. Serial.
 
-    mask (positions,) uint8 or 0 (all valid); base (B+1,) positions where rows begin; reverse: steps in reversed order, outputs too unless `restore`.
-    Writes first (B+1,), src and dst (N,), order (B,) rows by falling number of steps (equal ones in order). longest: positions of the longest row; lengths_count: scratch (longest + 1,).
+    mask (positions,) uint8 or 0 (all valid); base (B+1,) positions where rows begin; reverse: steps in reversed order,
+    outputs too unless `restore`. Writes first (B+1,), src and dst (N,), order (B,) rows by falling number of steps
+    (equal ones in order). longest: positions of the longest row; lengths_count: scratch (longest + 1,).
     """
     mask, base, rows, reverse, restore, first, src, dst, order, longest, lengths_count = unpack(args, 11)
     n = 0

@@ -2,15 +2,19 @@
 
 Two layers, one source of code:
 
-* `Emitter` and `V` write LLVM IR from Python: ``z = e.sigmoid(z); h = e.fma(z, h - c, c)`` reads like the equations and becomes vector instructions.
-  Whole register tiles (`gemm.py`, `lstm.py`, …) are emitted this way as ONE intrinsic: that compiles several times faster than a tile made of inlined pieces.
-* The numba-level functions (`load`, `store`, `fma`, `exp`, operators on `VecType` …) expose the same emitters to plain kernels such as losses and state updates.
+* `Emitter` and `V` write LLVM IR from Python: ``z = e.sigmoid(z); h = e.fma(z, h - c, c)`` reads like the equations and
+  becomes vector instructions. Whole register tiles (`gemm.py`, `lstm.py`, …) are emitted this way as ONE intrinsic:
+  that compiles several times faster than a tile made of inlined pieces.
+* The numba-level functions (`load`, `store`, `fma`, `exp`, operators on `VecType` …) expose the same emitters to plain
+  kernels such as losses and state updates.
 
-Every function takes ``real``, a numba float type (``float32`` or ``float64``); a vector has ``lanes(real)`` elements of it. The number of lanes comes from the CPU or
-FASTMASK_LANES (float32 lanes: 16, 8 or 4). Memory is addressed by raw int64 addresses: numba's array indexing would cost a third of a tile's speed, and kernels on
-addresses can be compiled ahead of time.
+Every function takes ``real``, a numba float type (``float32`` or ``float64``); a vector has ``lanes(real)`` elements of
+it. The number of lanes comes from the CPU or FASTMASK_LANES (float32 lanes: 16, 8 or 4). Memory is addressed by raw
+int64 addresses: numba's array indexing would cost a third of a tile's speed, and kernels on addresses can be compiled
+ahead of time.
 
-Bits: no fast-math flag anywhere; `fma` is written where one is meant. So an element's value does not depend on the lane it sits in or on the number of lanes.
+Bits: no fast-math flag anywhere; `fma` is written where one is meant. So an element's value does not depend on the lane
+it sits in or on the number of lanes.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ VECTOR_BYTES = 4 * _jit.LANES
 TILE_ROWS = _jit.TILE_ROWS
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Emitting vector code from Python
 
 
@@ -148,7 +152,9 @@ class Emitter:
         small = self.b.trunc(count, I32)
         vec32 = ir.VectorType(I32, self.lanes)
         one = self.b.insert_element(ir.Constant(vec32, ir.Undefined), small, ir.Constant(I32, 0))
-        many = self.b.shuffle_vector(one, ir.Constant(vec32, ir.Undefined), ir.Constant(vec32, [ir.Constant(I32, 0)] * self.lanes))
+        many = self.b.shuffle_vector(
+            one, ir.Constant(vec32, ir.Undefined), ir.Constant(vec32, [ir.Constant(I32, 0)] * self.lanes)
+        )
         index = ir.Constant(vec32, [ir.Constant(I32, i) for i in range(self.lanes)])
         return self.b.icmp_signed("<", index, many)
 
@@ -202,19 +208,21 @@ class Emitter:
             y = self.fma(y, x, c)
         return y
 
-    # -- exp and its family. e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln2/2; e^r - 1 = r + r^2 P(r), P minimax (own fit, relative error
-    #    1.3e-8 for float32, 3e-19 for float64).
+    # -- exp and its family: e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln2/2; e^r - 1 = r + r^2 P(r), P minimax (own fit,
+    #    relative error 1.3e-8 for float32, 3e-19 for float64).
     _EXP32 = (0.499999981329, 0.166665426847, 0.0416672039372, 0.00836664678238, 0.00138824962392)
     _EXP64 = (
-        0.5000000000000000008678, 0.1666666666666667669576, 0.04166666666666650574098, 0.008333333333321513688458, 0.001388888888896350453812,
-        0.0001984126988647719770371, 0.00002480158717103897234203, 0.000002755724380428353521694, 2.755740329909379754777e-7,
-        2.51091950851988829824e-8, 2.087531765308034726384e-9,
+        0.5000000000000000008678, 0.1666666666666667669576, 0.04166666666666650574098, 0.008333333333321513688458,
+        0.001388888888896350453812, 0.0001984126988647719770371, 0.00002480158717103897234203,
+        0.000002755724380428353521694, 2.755740329909379754777e-7, 2.51091950851988829824e-8,
+        2.087531765308034726384e-9,
     )  # fmt: skip
 
     def _reduce(self, x):
         """(r + r^2 P(r) = e^r - 1, the integer vector n); x within about +-150 (float32) or +-1500."""
         b = self.b
-        magic = 6755399441055744.0 if self.double else 12582912.0  # 1.5 * 2^52, 1.5 * 2^23: adding it rounds to an integer
+        # 1.5 * 2^52, 1.5 * 2^23: adding it rounds to an integer
+        magic = 6755399441055744.0 if self.double else 12582912.0
         ln2_hi = 0.693147180369123816490 if self.double else 0.693359375
         ln2_lo = 1.90821492927058770002e-10 if self.double else -2.12194440054690583e-4
         t = self.fma(x, 1.44269504088896340736, magic)
@@ -225,7 +233,11 @@ class Emitter:
         return self.fma(r * r, p, r), b.sub(b.bitcast(t.v, self.ivec), self.iconst(self._bits(magic)))
 
     def _bits(self, x):
-        return struct.unpack("<q", struct.pack("<d", x))[0] if self.double else struct.unpack("<i", struct.pack("<f", x))[0]
+        return (
+            struct.unpack("<q", struct.pack("<d", x))[0]
+            if self.double
+            else struct.unpack("<i", struct.pack("<f", x))[0]
+        )
 
     def _pow2(self, n):
         """2^n for an integer vector n in [-127, 127] ([-1023, 1023]); the lowest gives 0."""
@@ -277,11 +289,12 @@ class Emitter:
         """e^x - 1 for x <= 0 accurate; for x > 0 through exp."""
         return self.where(x > 0.0, self.exp(x) - 1.0, self.expm1_nonpositive(self.where(x > 0.0, 0.0, x)))
 
-    # -- log: x = 2^n m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1) (own minimax fit, relative error below 1e-9 / 2e-18).
+    # -- log: x = 2^n m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1) (own minimax fit, relative error
+    #    below 1e-9 / 2e-18).
     _LOG32 = (0.33333391629, 0.199883038079, 0.149493949789)
     _LOG64 = (
-        0.3333333333333372361277, 0.1999999999966946738421, 0.142857143803452820981, 0.1111109827989123396078, 0.09091837695898008805216,
-        0.07655528652386718470802, 0.07413653919892527314748,
+        0.3333333333333372361277, 0.1999999999966946738421, 0.142857143803452820981, 0.1111109827989123396078,
+        0.09091837695898008805216, 0.07655528652386718470802, 0.07413653919892527314748,
     )  # fmt: skip
 
     def log(self, x):
@@ -309,7 +322,9 @@ class Emitter:
         return self.where(self.b.fcmp_unordered("==", x.v, self.value(float("inf"))), x, y)  # inf and NaN go through
 
     def log1p(self, u):
-        """log(1 + u) for u >= 0 (or > -1/2), relatively accurate near 0: log(w) + (u - (w - 1)) / w with w = 1 + u rounded."""
+        """log(1 + u) for u >= 0 (or > -1/2), relatively accurate near 0: log(w) + (u - (w - 1)) / w with w = 1 + u
+        rounded.
+        """
         w = u + 1.0
         return self.log(w) + (u - (w - 1.0)) / w
 
@@ -317,16 +332,18 @@ class Emitter:
         """log(1 + e^x) = max(x, 0) + log1p(e^-|x|)."""
         return self.where(x < 0.0, 0.0, x) + self.log1p(self.exp_nonpositive(-self.abs(x)))
 
-    # -- the normal distribution function (gelu): erfc(z) = t G(2t-1) e^(-z^2), t = 2/(2+z), G a Chebyshev fit (2e-8 / 6e-16 relative).
+    # -- the normal distribution function (gelu): erfc(z) = t G(2t-1) e^(-z^2), t = 2/(2+z), G a Chebyshev fit (2e-8 /
+    #    6e-16 relative).
     _ERFC32 = (
-        0.51079135262, 0.34358031255, 0.1397359458, 0.018221749115, -0.010753310883, -0.0032437330678, 0.0015338470443, 0.00043104002164,
-        -0.00030471908641, -3.6764361636e-5, 4.4288414671e-5,
+        0.51079135262, 0.34358031255, 0.1397359458, 0.018221749115, -0.010753310883, -0.0032437330678, 0.0015338470443,
+        0.00043104002164, -0.00030471908641, -3.6764361636e-5, 4.4288414671e-5,
     )  # fmt: skip
     _ERFC64 = (
-        0.51079135262101179013, 0.34358034220690538641, 0.13973604627794016395, 0.018221115753413863869, -0.010755330940551767735,
-        -0.0032395925326627493033, 0.0015453059501721662173, 0.00041864800911864328735, -0.00033153596951670033553, -0.000017185510228970984799,
-        0.00007223078005558085447, -0.000017075587078862069408, -0.000010830840140061017639, 8.0643388250289037297e-6, -6.0616606481760877561e-7,
-        -1.8303070086835044916e-6, 1.0753034265368384457e-6, 1.0360790539807586412e-8, -3.7262437397408343641e-7, 1.5349222085928224862e-7,
+        0.51079135262101179013, 0.34358034220690538641, 0.13973604627794016395, 0.018221115753413863869,
+        -0.010755330940551767735, -0.0032395925326627493033, 0.0015453059501721662173, 0.00041864800911864328735,
+        -0.00033153596951670033553, -0.000017185510228970984799, 0.00007223078005558085447, -0.000017075587078862069408,
+        -0.000010830840140061017639, 8.0643388250289037297e-6, -6.0616606481760877561e-7, -1.8303070086835044916e-6,
+        1.0753034265368384457e-6, 1.0360790539807586412e-8, -3.7262437397408343641e-7, 1.5349222085928224862e-7,
         6.65169109835638774e-8, -5.2973359624286689511e-8, -5.0219306697200967976e-9, 6.8621256314895694573e-9,
     )  # fmt: skip
 
@@ -339,7 +356,9 @@ class Emitter:
 
     # -- control flow and helper functions
     def loop(self, count, carried, body):
-        """for i in range(count): carried = body(i, carried); vectors in registers (phi nodes). Returns the last `carried`."""
+        """for i in range(count): carried = body(i, carried); vectors in registers (phi nodes). Returns the last
+        `carried`.
+        """
         b = self.b
         before = b.block
         head, inside, after = (b.append_basic_block(n) for n in ("loop", "loop.body", "loop.end"))
@@ -365,7 +384,9 @@ class Emitter:
         return wrapped
 
     def function(self, name, arguments, result, write):
-        """A module-private LLVM function, written once a module: ``write(emitter, args)`` emits its body and returns the result (or None)."""
+        """A module-private LLVM function, written once a module: ``write(emitter, args)`` emits its body and returns
+        the result (or None).
+        """
         module = self.b.module
         name = f"fastmask.{name}.{self.suffix}"
         if name in module.globals:
@@ -380,7 +401,7 @@ class Emitter:
         return f
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The same for numba code
 
 
@@ -660,7 +681,9 @@ def _scalar_access(llvm_type, numba_type):
     def get(typingctx, address, index):
         def codegen(context, builder, sig, args):
             p = builder.gep(builder.inttoptr(args[0], PTR), [args[1]], source_etype=llvm_type)
-            return builder.load(p, align=llvm_type.width // 8 if isinstance(llvm_type, ir.IntType) else 8, typ=llvm_type)
+            return builder.load(
+                p, align=llvm_type.width // 8 if isinstance(llvm_type, ir.IntType) else 8, typ=llvm_type
+            )
 
         return numba_type(types.int64, types.int64), codegen
 
@@ -713,7 +736,9 @@ def unpack(typingctx, args, count):
 
     def codegen(context, builder, sig, llargs):
         p = builder.inttoptr(llargs[0], PTR)
-        values = [builder.load(builder.gep(p, [ir.Constant(I64, i)], source_etype=I64), align=8, typ=I64) for i in range(n)]
+        values = [
+            builder.load(builder.gep(p, [ir.Constant(I64, i)], source_etype=I64), align=8, typ=I64) for i in range(n)
+        ]
         return context.make_tuple(builder, sig.return_type, values)
 
     return tup(types.int64, count), codegen

@@ -24,7 +24,9 @@ class Result(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """x as x (None if not asked for), kernel, recurrent_kernel and bias as the weights (bias None without one), initial_state a tuple with None where none was given."""
+    """x as x (None if not asked for), kernel, recurrent_kernel and bias as the weights (bias None without one),
+    initial_state a tuple with None where none was given.
+    """
 
     x: np.ndarray | Ragged | None
     kernel: np.ndarray
@@ -33,7 +35,7 @@ class Gradients(NamedTuple):
     initial_state: tuple
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Checks
 
 
@@ -63,7 +65,7 @@ def activation_code(name, argument="activation"):
         raise ValueError(f"{argument}: expected one of {expected}, received {name!r}") from None
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Memory
 
 
@@ -85,7 +87,9 @@ def aligned_zeros(shape, dtype):
 
 
 class _Spares:
-    """Large buffers of finished backward passes, kept for the next training step: fresh memory costs a page fault every 4 KiB, a tenth of a training step."""
+    """Large buffers of finished backward passes, kept for the next training step: fresh memory costs a page fault every
+    4 KiB, a tenth of a training step.
+    """
 
     SMALLEST = 1 << 18
     MOST = 6
@@ -135,7 +139,7 @@ class Workspace:
         self._large = []
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The valid steps of a batch
 
 
@@ -154,17 +158,19 @@ class Steps:
         self.src, self.dst = np.empty(n, np.int64), np.empty(n, np.int64)
         longest = T if offsets is None else int(np.diff(offsets).max(initial=0))
         counts = np.empty(longest + 1, np.int64)
-        _jit.get("schedule", "resolve", "float32").run(1, n, **self.resolve_arguments(mask, reverse, restore, longest, counts))
+        _jit.get("schedule", "resolve", "float32").run(
+            1, n, **self.resolve_arguments(mask, reverse, restore, longest, counts)
+        )
         self.N = int(self.first[-1])
-        self.complete = self.N == n  # every position is valid
+        self.complete = n == self.N  # every position is valid
         if not self.complete:
             self.src, self.dst = self.src[: self.N], self.dst[: self.N]
 
-
     def resolve_arguments(self, mask, reverse, restore, longest, counts):
         return dict(
-            mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=self.B, reverse=reverse, restore=restore, first=self.first, src=self.src,
-            dst=self.dst, order=self.order, longest=longest, lengths_count=counts,
+            mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=self.B, reverse=reverse,
+            restore=restore, first=self.first, src=self.src, dst=self.dst, order=self.order, longest=longest,
+            lengths_count=counts,
         )  # fmt: skip
 
 
@@ -188,7 +194,9 @@ def steps_of(B, T, offsets, mask, reverse, restore):
 
 
 def resolve_batch(x, mask, dtype=None):
-    """(values, B, T, offsets, mask) of a padded (B,T,F) or Ragged batch, checked; T None for Ragged; mask a contiguous bool array or None."""
+    """(values, B, T, offsets, mask) of a padded (B,T,F) or Ragged batch, checked; T None for Ragged; mask a contiguous
+    bool array or None.
+    """
     if type(x) is Ragged:
         values = as_floats("x", x.values, dtype)
         if values.ndim != 2:

@@ -1,6 +1,7 @@
 """The ops of the recurrent layers: checks at the door, packing, allocation, the calls of forward and backward kernels.
 
-One `Cell` describes what differs between SimpleRNN, GRU (two forms) and LSTM; lstm.py, gru.py and simple_rnn.py are its public faces.
+One `Cell` describes what differs between SimpleRNN, GRU (two forms) and LSTM; lstm.py, gru.py and simple_rnn.py are its
+public faces.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ import numpy as np
 
 from fastmask.kernels import _jit
 from fastmask.ops._common import (
-    Gradients, Result, Steps, Workspace, activation_code, aligned, aligned_zeros, as_floats, check_shape, resolve_batch, steps_of,
+    Gradients,
+    Result,
+    Steps,
+    Workspace,
+    activation_code,
+    aligned,
+    aligned_zeros,
+    as_floats,
+    check_shape,
+    resolve_batch,
+    steps_of,
 )  # fmt: skip
 from fastmask.ragged import Ragged
 
@@ -43,7 +54,7 @@ def lanes(dtype):
     return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Packed weights
 
 
@@ -78,7 +89,9 @@ def pack_columns(matrix):
 
 
 def _transposed(weights, gates, G, H):
-    """(C, G*H) -> packed right-hand side (panel · gate · lane, C): what multiplies gradients of gates as they lie in ws."""
+    """(C, G*H) -> packed right-hand side (panel · gate · lane, C): what multiplies gradients of gates as they lie in
+    ws.
+    """
     C, L = weights.shape[0], lanes(weights.dtype)
     P = -(-H // L)
     blocks = np.zeros((len(gates), P * L, C), weights.dtype)
@@ -88,7 +101,9 @@ def _transposed(weights, gates, G, H):
 
 
 class Packed:
-    """Weights of one layer in the order of its kernels. Forward packs are made at once, backward packs when training first asks for them."""
+    """Weights of one layer in the order of its kernels. Forward packs are made at once, backward packs when training
+    first asks for them.
+    """
 
     def __init__(self, cell, kernel, recurrent_kernel, bias):
         self.cell, self.dtype = cell, kernel.dtype
@@ -126,15 +141,27 @@ class Packed:
 def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):
     """The weights as contiguous arrays, or the error that names what is wrong."""
     G = cell.gates
-    kernel, recurrent_kernel = as_floats("kernel", kernel, dtype), as_floats("recurrent_kernel", recurrent_kernel, dtype)
-    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[1] != G * recurrent_kernel.shape[0] or not recurrent_kernel.size:
+    kernel, recurrent_kernel = (
+        as_floats("kernel", kernel, dtype),
+        as_floats("recurrent_kernel", recurrent_kernel, dtype),
+    )
+    if (
+        recurrent_kernel.ndim != 2
+        or recurrent_kernel.shape[1] != G * recurrent_kernel.shape[0]
+        or not recurrent_kernel.size
+    ):
         raise ValueError(f"recurrent_kernel: expected shape (H,{G}*H) with H >= 1, received {recurrent_kernel.shape}")
     H = recurrent_kernel.shape[0]
     F = kernel.shape[0] if F is None and kernel.ndim == 2 else F
     check_shape("kernel", kernel, (F, G * H), f"(F,{G}*H)")
     if bias is not None:
         bias = as_floats("bias", bias, dtype)
-        check_shape("bias", bias, (2, G * H) if cell.recurrent_bias else (G * H,), f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)")
+        check_shape(
+            "bias",
+            bias,
+            (2, G * H) if cell.recurrent_bias else (G * H,),
+            f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)",
+        )
     return kernel, recurrent_kernel, bias
 
 
@@ -143,7 +170,7 @@ def pack(cell, kernel, recurrent_kernel, bias):
     return Packed(cell, *check_weights(cell, kernel, recurrent_kernel, bias, None, kernel.dtype))
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Forward
 
 
@@ -187,15 +214,19 @@ def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
     size = packed.dtype.itemsize
     L = lanes(packed.dtype)
     return dict(
-        order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base, backwards=reverse and restore, slots=slots, workers=workers,
-        queue=0, x=0, x_stride=packed.F * size, F=packed.F, H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
-        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias,
-        wx2=packed.wx2, wh2=packed.wh2, bias2=packed.bias2, act=act, ract=ract,
+        order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base,
+        backwards=reverse and restore, slots=slots, workers=workers, queue=0, x=0, x_stride=packed.F * size, F=packed.F,
+        H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
+        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size,
+        scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2, wh2=packed.wh2,
+        bias2=packed.bias2, act=act, ract=ract,
     )  # fmt: skip
 
 
 class _Plan:
-    """Everything of a small inference call that stays the same between calls of one shape: checks, addresses, workspace. One thread at a time holds it."""
+    """Everything of a small inference call that stays the same between calls of one shape: checks, addresses,
+    workspace. One thread at a time holds it.
+    """
 
     POSITIONS = 4096  # larger batches do not notice 20 us of preparation
     KEPT = 8  # plans kept by a Packed
@@ -204,13 +235,17 @@ class _Plan:
         self.cell, self.packed, self.shape = cell, packed, (B, T, packed.F)
         _, _, reverse, restore, _ = options
         some = np.ones((B, T), bool) if masked else None
-        self.steps = Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
+        self.steps = (
+            Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
+        )
         self.work = B * T * (packed.F + packed.H) * cell.gates * packed.H
         self.workers, slots = _workers(B, self.work)
         self.scratch = aligned((self.workers * slots * 5 * packed.panels * lanes(packed.dtype),), packed.dtype)
         self.forced = _jit.get_num_threads(), _jit.is_forced()
         self.kernel = k = _jit.get(cell.module, f"{cell.kernel}_forward", packed.dtype.name)
-        self.args = k.pack(**_arguments(cell, packed, self.steps, options, self.workers, slots, self.scratch, self.work))
+        self.args = k.pack(
+            **_arguments(cell, packed, self.steps, options, self.workers, slots, self.scratch, self.work)
+        )
         self.queue_word, self.queue_start = k.counter + 1, self.workers * slots
         self.args[k.index["queue"]] = _jit.word_address(self.args, self.queue_word)
         self.at = tuple(k.index[n] for n in ("x", "h0", "c0", "outputs", "last", "final_h", "final_c"))
@@ -262,7 +297,7 @@ def _plain(a, shape, dtype):
 
 
 def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
-    """The Result of a call that fits a plan, else None: anything unusual takes the general way (and meets its checks)."""
+    """The Result of a call that fits a plan, else None: anything unusual takes the general way (and its checks)."""
     if type(x) is not np.ndarray or x.ndim != 3 or packed.cell is not cell:
         return None
     shape = x.shape
@@ -293,8 +328,8 @@ def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
 
 
 def forward(
-    cell, x, kernel, recurrent_kernel, bias, *, mask, initial_state, activation, recurrent_activation, go_backwards, zero_output_for_mask, return_sequences,
-    restore_order, packed, training,
+    cell, x, kernel, recurrent_kernel, bias, *, mask, initial_state, activation, recurrent_activation, go_backwards,
+    zero_output_for_mask, return_sequences, restore_order, packed, training,
 ):  # fmt: skip
     """(Result, Tape or None)."""
     act, ract = activation_code(activation), activation_code(recurrent_activation, "recurrent_activation")
@@ -309,7 +344,10 @@ def forward(
     if packed is None:
         packed = Packed(cell, *check_weights(cell, kernel, recurrent_kernel, bias, F, dtype))
     elif packed.F != F or packed.dtype != dtype or packed.cell is not cell:
-        raise ValueError(f"packed: expected {cell.name} weights for F = {F} and {dtype}, received F = {packed.F}, {packed.dtype}, {packed.cell.name}")
+        raise ValueError(
+            f"packed: expected {cell.name} weights for F = {F} and {dtype}, "
+            f"received F = {packed.F}, {packed.dtype}, {packed.cell.name}"
+        )
     H, P, L = packed.H, packed.panels, lanes(dtype)
     initial = _states(cell, initial_state, B, H, dtype)
     steps = steps_of(B, T, offsets, mask, reverse, restore)
@@ -321,10 +359,12 @@ def forward(
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None
     workers, slots = _workers(B, work)
-    arguments = _arguments(cell, packed, steps, options, workers, slots, aligned((workers * slots * 5 * P * L,), dtype), work)
+    arguments = _arguments(
+        cell, packed, steps, options, workers, slots, aligned((workers * slots * 5 * P * L,), dtype), work
+    )
     arguments.update(
-        queue=np.array([workers * slots]), x=values, h0=initial[0], c0=initial[1] if cell.states == 2 else None, outputs=outputs, last=last, final_h=final_h,
-        final_c=final_c,
+        queue=np.array([workers * slots]), x=values, h0=initial[0], c0=initial[1] if cell.states == 2 else None,
+        outputs=outputs, last=last, final_h=final_h, final_c=final_c,
     )  # fmt: skip
     if training:
         workspace = Workspace()
@@ -341,9 +381,10 @@ def forward(
         return result, None
     packed.backward()  # of the weights as they are now
     tape = Tape(
-        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, hs=hs, cs=cs, ws=ws, workspace=workspace,
-        backwards=reverse and restore, zero_masked=bool(zero_output_for_mask), sequences=bool(return_sequences), act=act, ract=ract,
-        initial=tuple(None if s is None else np.shape(s) for s in _given(cell, initial_state)), has_bias=bias is not None,
+        cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, hs=hs,
+        cs=cs, ws=ws, workspace=workspace, backwards=reverse and restore, zero_masked=bool(zero_output_for_mask),
+        sequences=bool(return_sequences), act=act, ract=ract, initial=tuple(None if s is None else np.shape(s) for s in
+        _given(cell, initial_state)), has_bias=bias is not None,
     )  # fmt: skip
     return result, tape
 
@@ -354,7 +395,7 @@ def _given(cell, initial_state):
     return (initial_state,) if isinstance(initial_state, np.ndarray) else tuple(initial_state)
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Backward
 
 
@@ -364,7 +405,9 @@ def backward(cell, tape, d_outputs, d_states, need_x):
         raise TypeError(f"tape: expected the tape of {cell.name}_forward, received {type(tape).__name__}")
     cell, packed, steps, dtype = tape.cell, tape.packed, tape.steps, tape.dtype
     if tape.workspace is None:
-        raise ValueError("tape: expected one that was not used yet (a tape is good for one backward), received a used one")
+        raise ValueError(
+            "tape: expected one that was not used yet (a tape is good for one backward), received a used one"
+        )
     B, T, F = tape.shape
     H, P, L, N, G = packed.H, packed.panels, lanes(dtype), steps.N, cell.gates
     size = dtype.itemsize
@@ -380,11 +423,12 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     workers, slots = _workers(B, work)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
     _jit.get(cell.module, f"{cell.kernel}_backward", dtype.name).run(
-        workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base, backwards=tape.backwards, slots=slots, workers=workers,
-        queue=np.array([workers * slots]), H=H, panels=P, steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0],
-        d_final_c=d_final[1] if cell.states == 2 else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws, ws_jump=ws_jump,
-        scratch=aligned((workers * slots * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner, ut2=ut2, d_h0=d_initial[0],
-        d_c0=d_initial[1] if cell.states == 2 else None, act=tape.act, ract=tape.ract,
+        workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base,
+        backwards=tape.backwards, slots=slots, workers=workers, queue=np.array([workers * slots]), H=H, panels=P,
+        steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0], d_final_c=d_final[1] if cell.states == 2
+        else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws, ws_jump=ws_jump, scratch=aligned((workers * slots
+        * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner, ut2=ut2, d_h0=d_initial[0], d_c0=d_initial[1]
+        if cell.states == 2 else None, act=tape.act, ract=tape.ract,
     )  # fmt: skip
 
     dx = None
@@ -406,7 +450,10 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     d_bias = _bias_gradient(cell, ws, ws_jump, ws_step, N, H) if tape.has_bias else None
     workspace.release()
     tape.ws = tape.hs = tape.cs = tape.x_rows = None
-    d_initial = tuple(d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d for d, shape in zip(d_initial, tape.initial, strict=True))
+    d_initial = tuple(
+        d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d
+        for d, shape in zip(d_initial, tape.initial, strict=True)
+    )
     return Gradients(dx, d_kernel.reshape(F, G * H), d_recurrent.reshape(H, G * H), d_bias, d_initial)
 
 
@@ -436,7 +483,10 @@ def _check_d_states(cell, d_states, B, H, dtype):
     if not isinstance(d_states, (tuple, list)) or len(d_states) != cell.states:
         got = f"{len(d_states)}" if isinstance(d_states, (tuple, list)) else type(d_states).__name__
         raise ValueError(f"d_states: expected {cell.states} array(s) or None in a tuple or list, received {got}")
-    return tuple(None if d is None else check_shape("d_states", as_floats("d_states", d, dtype), (B, H), "(B,H)") for d in d_states)
+    return tuple(
+        None if d is None else check_shape("d_states", as_floats("d_states", d, dtype), (B, H), "(B,H)")
+        for d in d_states
+    )
 
 
 def _gate_gradient(out, gates, a, index, depth, b, b_jump, b_step, N, H):
@@ -466,7 +516,7 @@ def _bias_gradient(cell, ws, ws_jump, ws_step, N, H):
     return out.reshape(cell.gates * H)
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The bulk products (kernels/gemm.py)
 
 PRODUCT_ROWS = 8 * _jit.TILE_ROWS
@@ -479,8 +529,9 @@ def product(dtype, a, a_stride, outer, inner, jump, weights, columns, c, c_index
     if init is None:
         init = aligned_zeros((vectors * L,), dtype)
     _jit.get("gemm", "product", dtype.name).run(
-        -(-rows // PRODUCT_ROWS), rows * columns * outer * inner, a=a, a_stride=a_stride, outer=outer, inner=inner, jump=jump, init=init, weights=weights,
-        vectors=vectors, columns=columns, c=c, c_index=c_index, c_stride=columns * dtype.itemsize, rows=rows,
+        -(-rows // PRODUCT_ROWS), rows * columns * outer * inner, a=a, a_stride=a_stride, outer=outer, inner=inner,
+        jump=jump, init=init, weights=weights, vectors=vectors, columns=columns, c=c, c_index=c_index, c_stride=columns
+        * dtype.itemsize, rows=rows,
     )  # fmt: skip
 
 
@@ -497,8 +548,9 @@ def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vector
     k_step += -k_step % _jit.TILE_ROWS
     k_blocks = max(1, -(-depth // k_step))
     _jit.get("gemm", "weight_gradient", dtype.name).run(
-        panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize, depth=depth, b=b, b_stride=b_stride,
-        panel_stride=panel_stride, v_stride=v_stride, vectors=vectors, per_panel=per_panel, steps=steps, out=out, k_step=k_step, k_blocks=k_blocks,
+        panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize,
+        depth=depth, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, vectors=vectors,
+        per_panel=per_panel, steps=steps, out=out, k_step=k_step, k_blocks=k_blocks,
     )  # fmt: skip
     return out
 
@@ -507,6 +559,14 @@ def column_sums(b, b_stride, panel_stride, v_stride, panels, per_panel, steps):
     """[panel][v][lane] = sum over n of b[panel][n][v]."""
     out = aligned((panels, per_panel, lanes(b.dtype)), b.dtype)
     _jit.get("gemm", "column_sums", b.dtype.name).run(
-        panels, steps * out.size, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, per_panel=per_panel, steps=steps, out=out
+        panels,
+        steps * out.size,
+        b=b,
+        b_stride=b_stride,
+        panel_stride=panel_stride,
+        v_stride=v_stride,
+        per_panel=per_panel,
+        steps=steps,
+        out=out,
     )
     return out

@@ -1,4 +1,6 @@
-"""Element-wise activations, softmax and log_softmax over whole arrays, with their derivatives. Formulas and default parameters are those of Keras 3."""
+"""Element-wise activations, softmax and log_softmax over whole arrays, with their derivatives. Formulas and default
+parameters are those of Keras 3.
+"""
 
 import numpy as np
 
@@ -27,25 +29,35 @@ def activation_forward(x, name):
     y = np.empty_like(x)
     if name in _ROWS:
         rows, size = _rows(x, name)
-        _jit.get("activation", "softmax_forward", x.dtype.name).run(rows, x.size * 16, x=x, y=y, size=size, log=_ROWS[name])
+        _jit.get("activation", "softmax_forward", x.dtype.name).run(
+            rows, x.size * 16, x=x, y=y, size=size, log=_ROWS[name]
+        )
         return y
     code = activation_code(name, "name")
-    _jit.get("activation", "activation_forward", x.dtype.name).run(-(-x.size // _BLOCK), x.size * 16, x=x, y=y, size=x.size, code=code)
+    _jit.get("activation", "activation_forward", x.dtype.name).run(
+        -(-x.size // _BLOCK), x.size * 16, x=x, y=y, size=x.size, code=code
+    )
     return y
 
 
 def activation_backward(x, y, dy, name):
-    """dx = dy * name'(x), given the input x (may be None for tanh, sigmoid, linear, softmax and log_softmax) and the output y of activation_forward."""
+    """dx = dy * name'(x), given the input x (may be None for tanh, sigmoid, linear, softmax and log_softmax) and the
+    output y of activation_forward.
+    """
     y = as_floats("y", y)
     dy = check_shape("dy", as_floats("dy", dy, y.dtype), y.shape)
     dx = np.empty_like(y)
     if name in _ROWS:
         rows, size = _rows(y, name)
-        _jit.get("activation", "softmax_backward", y.dtype.name).run(rows, y.size * 8, y=y, dy=dy, dx=dx, size=size, log=_ROWS[name])
+        _jit.get("activation", "softmax_backward", y.dtype.name).run(
+            rows, y.size * 8, y=y, dy=dy, dx=dx, size=size, log=_ROWS[name]
+        )
         return dx
     code = activation_code(name, "name")
     x = y if x is None else check_shape("x", as_floats("x", x, y.dtype), y.shape)
-    _jit.get("activation", "activation_backward", y.dtype.name).run(-(-y.size // _BLOCK), y.size * 16, x=x, y=y, dy=dy, dx=dx, size=y.size, code=code)
+    _jit.get("activation", "activation_backward", y.dtype.name).run(
+        -(-y.size // _BLOCK), y.size * 16, x=x, y=y, dy=dy, dx=dx, size=y.size, code=code
+    )
     return dx
 
 

@@ -1,4 +1,6 @@
-"""The dense layer's product, on the library's own matrix kernels: a row's bits depend on no other row, on no padding and on no thread."""
+"""The dense layer's product, on the library's own matrix kernels: a row's bits depend on no other row, on no padding
+and on no thread.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def dense_pack(kernel, bias=None):
 def _check_weights(kernel, bias, F, dtype):
     kernel = as_floats("kernel", kernel, dtype)
     if kernel.ndim != 2 or (F is not None and kernel.shape[0] != F):
-        raise ValueError(f"kernel: expected shape (F,K){'' if F is None else f' with F = {F}'}, received {kernel.shape}")
+        raise ValueError(
+            f"kernel: expected shape (F,K){'' if F is None else f' with F = {F}'}, received {kernel.shape}"
+        )
     if bias is not None:
         bias = check_shape("bias", as_floats("bias", bias, dtype), kernel.shape[1:], "(K,)")
     return kernel, bias
@@ -100,21 +104,33 @@ def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     if packed is None:
         packed = PackedDense(kernel, bias)
     elif packed.shape != kernel.shape or packed.dtype != dtype:
-        raise ValueError(f"packed: expected weights {kernel.shape} of {dtype}, received {packed.shape} of {packed.dtype}")
+        raise ValueError(
+            f"packed: expected weights {kernel.shape} of {dtype}, received {packed.shape} of {packed.dtype}"
+        )
     K = packed.shape[1]
     rows = values.size // F if F else int(np.prod(values.shape[:-1]))
     z = np.empty(values.shape[:-1] + (K,), dtype)
     product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias)
     y = z if activation in (None, "linear") else activation_forward(z, activation)
     offsets = x.offsets if type(x) is Ragged else None
-    tape = DenseTape(values.reshape(rows, F), kernel, bias is not None, activation, z.reshape(rows, K), y.reshape(rows, K), y.shape, offsets)
+    tape = DenseTape(
+        values.reshape(rows, F),
+        kernel,
+        bias is not None,
+        activation,
+        z.reshape(rows, K),
+        y.reshape(rows, K),
+        y.shape,
+        offsets,
+    )
     return (y if offsets is None else Ragged._checked(y, offsets)), tape
 
 
 def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     """Gradients of dense from dy, shaped as y.
 
-    from_logits: dy is the gradient of x W + b already (a loss that works on the logits). need_x=False skips the gradient of x.
+    from_logits: dy is the gradient of x W + b already (a loss that works on the logits). need_x=False skips the
+    gradient of x.
     """
     if tape.offsets is not None and type(dy) is not Ragged:
         raise TypeError(f"dy: expected Ragged as the outputs, received {type(dy).__name__}")
@@ -135,7 +151,9 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
         product(dtype, padded, step, 1, K, 0, pack_columns(np.ascontiguousarray(tape.kernel.T)), F, dx, None, rows)
         dx = dx.reshape(tape.shape[:-1] + (F,)) if tape.offsets is None else Ragged._checked(dx, tape.offsets)
     index = np.arange(rows)
-    packed = weight_gradient(tape.x, index, F, padded, step, 4 * L * dtype.itemsize, L * dtype.itemsize, vectors, 4, rows)
+    packed = weight_gradient(
+        tape.x, index, F, padded, step, 4 * L * dtype.itemsize, L * dtype.itemsize, vectors, 4, rows
+    )
     d_kernel = np.ascontiguousarray(packed.transpose(1, 0, 2, 3).reshape(F, -1)[:, :K])
     d_bias = None
     if tape.has_bias:

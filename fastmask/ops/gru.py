@@ -70,9 +70,10 @@ def gru(
         g = act(x W_h + b_h + (r h) U_h)         without
         h = z h + (1 - z) g                      z multiplies the OLD state
 
-    A masked step carries h and repeats the output before it; leading masked steps give 0 even if an initial state is given (TensorFlow, PyTorch). The initial
-    state never switches the mask off (Keras 3 loses it then). Parallel over rows. The bits of a row depend neither on padding nor on the other rows nor on the
-    number of threads (tests/test_invariance.py).
+    A masked step carries h and repeats the output before it; leading masked steps give 0 even if an initial state is
+    given (TensorFlow, PyTorch). The initial state never switches the mask off (Keras 3 loses it then). Parallel over
+    rows. The bits of a row depend neither on padding nor on the other rows nor on the number of threads
+    (tests/test_invariance.py).
 
     Examples
     --------
@@ -82,9 +83,10 @@ def gru(
     array([0.2048, 0.2048, 0.3546], dtype=float32)
     """
     return _recurrent.forward(
-        _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
-        recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences,
-        restore_order=restore_order, packed=packed, training=False,
+        _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state,
+        activation=activation, recurrent_activation=recurrent_activation, go_backwards=go_backwards,
+        zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order,
+        packed=packed, training=False,
     )[0]  # fmt: skip
 
 
@@ -110,9 +112,10 @@ def gru_forward(
     The tape holds a copy of the valid steps of x, the gates and the states: (F + 5H) numbers a valid step.
     """
     return _recurrent.forward(
-        _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
-        recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences,
-        restore_order=restore_order, packed=packed, training=True,
+        _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state,
+        activation=activation, recurrent_activation=recurrent_activation, go_backwards=go_backwards,
+        zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order,
+        packed=packed, training=True,
     )  # fmt: skip
 
 
@@ -124,7 +127,8 @@ def gru_backward(tape, d_outputs, d_states=None, *, need_x=True):
     tape : from gru_forward
         Used up by this call.
     d_outputs : as outputs, or None
-        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with zero_output_for_mask it is ignored.
+        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with
+        zero_output_for_mask it is ignored.
     d_states : (B,H), alone or in a tuple, or None
     need_x : bool
         False skips the gradient of x (the first layer of a model).

@@ -61,9 +61,10 @@ def lstm(
         i, f, o = ract(x W + h U + b)    g = act(x W + h U + b)        blocks i f c o
         c = f c + i g                    h = o act(c)
 
-    A masked step carries h and c and repeats the output before it; leading masked steps give 0 even if an initial state is given (TensorFlow, PyTorch). The initial
-    state never switches the mask off (Keras 3 loses it then). Parallel over rows. The bits of a row depend neither on padding nor on the other rows nor on the
-    number of threads (tests/test_invariance.py).
+    A masked step carries h and c and repeats the output before it; leading masked steps give 0 even if an initial state
+    is given (TensorFlow, PyTorch). The initial state never switches the mask off (Keras 3 loses it then). Parallel over
+    rows. The bits of a row depend neither on padding nor on the other rows nor on the number of threads
+    (tests/test_invariance.py).
 
     Examples
     --------
@@ -73,9 +74,9 @@ def lstm(
     array([0.3696, 0.3696, 0.5453], dtype=float32)
     """
     return _recurrent.forward(
-        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation=recurrent_activation,
-        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
-        training=False,
+        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
+        recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=False,
     )[0]  # fmt: skip
 
 
@@ -100,9 +101,9 @@ def lstm_forward(
     The tape holds a copy of the valid steps of x, the gates and the states: (F + 6H) numbers a valid step.
     """
     return _recurrent.forward(
-        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation=recurrent_activation,
-        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
-        training=True,
+        LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
+        recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
     )  # fmt: skip
 
 
@@ -114,7 +115,8 @@ def lstm_backward(tape, d_outputs, d_states=None, *, need_x=True):
     tape : from lstm_forward
         Used up by this call.
     d_outputs : as outputs, or None
-        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with zero_output_for_mask it is ignored.
+        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with
+        zero_output_for_mask it is ignored.
     d_states : (dh, dc), each (B,H) or None; or None
     need_x : bool
         False skips the gradient of x (the first layer of a model).

@@ -54,8 +54,9 @@ def simple_rnn(
 
     Notes
     -----
-    ``h = act(x W + h U + b)``. A masked step carries h and repeats the output before it; leading masked steps give 0 even if an initial state is given. Parallel
-    over rows. The bits of a row depend neither on padding nor on the other rows nor on the number of threads (tests/test_invariance.py).
+    ``h = act(x W + h U + b)``. A masked step carries h and repeats the output before it; leading masked steps give 0
+    even if an initial state is given. Parallel over rows. The bits of a row depend neither on padding nor on the other
+    rows nor on the number of threads (tests/test_invariance.py).
 
     Examples
     --------
@@ -65,9 +66,9 @@ def simple_rnn(
     array([1., 1., 2.], dtype=float32)
     """
     return _recurrent.forward(
-        SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation="sigmoid",
-        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
-        training=False,
+        SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
+        recurrent_activation="sigmoid", go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=False,
     )[0]  # fmt: skip
 
 
@@ -86,14 +87,15 @@ def simple_rnn_forward(
     restore_order=False,
     packed=None,
 ):
-    """simple_rnn for training: (Result, tape). Arguments and bits as simple_rnn; the tape is good for one simple_rnn_backward.
+    """simple_rnn for training: (Result, tape). Arguments and bits as simple_rnn; the tape is good for one
+    simple_rnn_backward.
 
     The tape holds a copy of the valid steps of x, the gate and the state: (F + 2H) numbers a valid step.
     """
     return _recurrent.forward(
-        SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation, recurrent_activation="sigmoid",
-        go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order, packed=packed,
-        training=True,
+        SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
+        recurrent_activation="sigmoid", go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
     )  # fmt: skip
 
 
@@ -105,7 +107,8 @@ def simple_rnn_backward(tape, d_outputs, d_states=None, *, need_x=True):
     tape : from simple_rnn_forward
         Used up by this call.
     d_outputs : as outputs, or None
-        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with zero_output_for_mask it is ignored.
+        Under the hold rule the gradient at a masked step belongs to the last valid step before it; with
+        zero_output_for_mask it is ignored.
     d_states : (B,H), alone or in a tuple, or None
     need_x : bool
         False skips the gradient of x (the first layer of a model).

@@ -78,7 +78,7 @@ def compare(layer, keras_layer, x, mask=None, states=None, k=K):
         assert_close(one, other.numpy(), k=k)
 
 
-@pytest.mark.parametrize("return_sequences, go_backwards", itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize("return_sequences, go_backwards", list(itertools.product([False, True], repeat=2)))
 @pytest.mark.parametrize("cell", CELLS)
 def test_recurrent(cell, return_sequences, go_backwards):
     cases = mask_cases(B, T)
