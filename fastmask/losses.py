@@ -132,12 +132,12 @@ def flat_arguments(y_true, y_pred, sample_weight, mask):
         raise TypeError(
             "y_pred: expected an ndarray, received numpy.ma: its mask means the opposite, pass mask=~y_pred.mask"
         )
+    if mask is None:
+        mask = getattr(y_pred, "mask", None)  # of a layer's output, dense or Ragged
     if not isinstance(y_pred, Ragged):
         for name, value in (("y_true", y_true), ("sample_weight", sample_weight), ("mask", mask)):
             if isinstance(value, Ragged):
                 raise TypeError(f"{name}: expected an array, as y_pred is one, received a Ragged")
-        if mask is None:
-            mask = getattr(y_pred, "mask", None)
         return y_true, y_pred, sample_weight, mask, None
     if isinstance(sample_weight, Ragged):
         sample_weight = _values_of(sample_weight, y_pred, "sample_weight")

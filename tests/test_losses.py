@@ -236,3 +236,13 @@ def test_empty_ragged():
     empty = Ragged(np.zeros((0, K)), [0, 0, 0])
     value, d_pred = losses.MeanSquaredError().value_and_grad(empty, empty)
     assert value == 0 and d_pred.values.shape == (0, K) and len(d_pred) == 2
+
+
+def test_the_mask_of_a_ragged_layer_output_is_used():
+    from fastmask.layers.masked import with_mask
+    from fastmask.ragged import Ragged
+
+    y_pred = Ragged(np.array([[1.0], [np.nan], [3.0]]), [0, 2, 3])
+    y_true = y_pred.with_values(np.zeros((3, 1)))
+    loss = losses.MeanSquaredError()
+    assert loss(y_true, with_mask(y_pred, np.array([True, False, True]))) == 5.0

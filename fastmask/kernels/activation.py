@@ -38,6 +38,9 @@ def _relu(e, x):
     return e.where(x <= 0.0, 0.0, x), e.where(x > 0.0, 1.0, 0.0)  # NaN stays NaN
 
 
+_threshold = _relu  # Keras has no default for its two parameters; 0 and 0 here
+
+
 def _relu6(e, x):
     return e.clip(x, 0.0, 6.0), e.where(e.b.and_(x > 0.0, x < 6.0), 1.0, 0.0)
 

@@ -3,7 +3,7 @@
 NAMES = (
     "linear", "tanh", "sigmoid", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "softplus", "softsign",
     "squareplus", "silu", "hard_silu", "gelu", "hard_tanh", "hard_sigmoid", "hard_sigmoid_v2", "log_sigmoid",
-    "exponential", "mish", "tanh_shrink", "soft_shrink", "hard_shrink",
+    "exponential", "mish", "tanh_shrink", "soft_shrink", "hard_shrink", "threshold",
     "sparse_plus", "sparse_sigmoid",
 )  # fmt: skip
 ALIASES = {None: "linear", "swish": "silu", "hard_swish": "hard_silu", "exp": "exponential"}

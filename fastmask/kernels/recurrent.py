@@ -222,7 +222,8 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
 
 BACKWARD_ARGUMENTS = (
     "order rows first dst base backwards slots workers queue H panels steps "
-    "d_outputs d_last d_final_h d_final_c zero_masked hs cs ws ws_jump scratch ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
+    "d_outputs d_last d_final_h d_final_c zero_masked hs cs ws ws_jump scratch "
+    "ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
 )
 
 

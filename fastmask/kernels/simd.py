@@ -208,8 +208,8 @@ class Emitter:
             y = self.fma(y, x, c)
         return y
 
-    # -- exp and its family: e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln2/2; e^r - 1 = r + r^2 P(r), P minimax (own fit,
-    #    relative error 1.3e-8 for float32, 3e-19 for float64).
+    # -- exp and its family: e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln2/2; e^r - 1 = r + r^2 P(r), P minimax (own
+    #    fit, relative error 1.3e-8 for float32, 3e-19 for float64).
     _EXP32 = (0.499999981329, 0.166665426847, 0.0416672039372, 0.00836664678238, 0.00138824962392)
     _EXP64 = (
         0.5000000000000000008678, 0.1666666666666667669576, 0.04166666666666650574098, 0.008333333333321513688458,
