@@ -137,8 +137,8 @@ def prepare_kernels(options, x_train, y_train, x_test):
 def compare_with_reference(model, options, x_test):
     """Predict with the model and with the NumPy reference; say how far apart they are. Returns the model's answer."""
     padded, mask = x_test.to_padded()
-    probabilities, fast = best_time(lambda: model.predict(x_test), repeat=5)
-    expected, slow = best_time(lambda: reference_forward(model.get_weights(), options.cell, padded, mask), repeat=1)
+    probabilities, fast = best_time(lambda: model.predict(x_test), repeat=3)
+    expected, slow = best_time(lambda: reference_forward(model.get_weights(), options.cell, padded, mask), repeat=3)
     difference = np.abs(probabilities - expected).max()
     say(
         f"test set forward: fastmask {1e3 * fast:.1f} ms, NumPy reference {1e3 * slow:.1f} ms "

@@ -68,6 +68,8 @@ class Initializer:
 
 
 class RandomInitializer(Initializer):
+    """One that draws: from `seed`, or from a seed drawn from the global one; the same values at every call."""
+
     def __init__(self, seed=None):
         self.seed = check_seed(seed)
         self._drawn_seed = draw_seed() if seed is None else self.seed

@@ -158,10 +158,10 @@ def named(result, gradients):
 
 
 def assert_all_close(actual, desired, dtype, k):
-    """Two dicts of `named`: within k eps of the largest value of each array, of the computation's dtype, None in the same places.
+    """Two dicts of `named`: within k eps of each array's largest value, of the computation's dtype, None where None is.
 
-    The largest value, not each one: gates and sums over steps cancel, and what is left carries the roundings of what was there. Gradients are sums of many
-    terms and may be off by 8 times as much.
+    The largest value, not each one: gates and sums over steps cancel, and what is left carries the roundings of what
+    was there. Gradients are sums of many terms and may be off by 8 times as much.
     """
     assert actual.keys() == desired.keys()
     for name, a in actual.items():
@@ -223,7 +223,7 @@ def launches():
 
 @contextmanager
 def launched(path, threads):
-    """Inside, every kernel is launched this way, however little work it has; path None leaves the choice to the library."""
+    """Inside, every kernel is launched this way, however little work it has."""
     before = _jit._forced, _jit._threads
     _jit._forced, _jit._threads = path, threads
     try:

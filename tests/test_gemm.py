@@ -28,7 +28,7 @@ SIZES = [
     ((3, 5), 70, 64),
 ]
 EMPTY = [((0,), 3, 4), ((2, 0), 3, 4), ((0, 5), 1, 1)]
-K = 16  # roundings of the largest value; gradients 4 times that. Measured: values 4.6, gradients 17
+K = 24  # eps of the largest value; measured: values 11.6 (sums of 300), gradients 8.3
 
 
 class Problem:
@@ -63,8 +63,7 @@ class Problem:
                 assert a is None
                 continue
             assert a.dtype == dtype
-            k = K if name == "y" else 4 * K
-            assert_close(a, d, dtype, k=0, atol=k * np.finfo(dtype).eps * np.abs(d).max(initial=1.0))
+            assert_close(a, d, dtype, k=0, atol=K * np.finfo(dtype).eps * np.abs(d).max(initial=1.0))
         assert before == [a.tobytes() for a in (self.x, self.kernel, self.bias, self.dy)]
         return actual
 
@@ -136,7 +135,7 @@ def test_float32_sums_over_many_rows(dtype):
 @pytest.mark.parametrize("size", [((97,), 3, 33), ((60,), 64, 70), ((53,), 17, 16), ((150,), 5, 1)])
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_rows_and_launches(size, activation, dtype):
-    """A row alone = in any batch = ragged; every launch path and number of threads gives the same bits, gradients too."""
+    """A row alone = in any batch = ragged; every launch path and number of threads gives the same bits."""
     problem = Problem(*size, dtype=dtype)
     n = len(problem.x)
     with launched("serial", 1):

@@ -1,7 +1,7 @@
-"""Vector exp, tanh and sigmoid: at most 4 ulp off for EVERY float32 whose exact result is a normal number; NaN in, NaN out, no NaN otherwise.
+"""Vector exp, tanh and sigmoid: at most 4 ulp off for EVERY float32 whose exact result is a normal number.
 
-All 2^32 inputs go through the array kernels. Where the exact result is known to be a constant or x itself it is compared with that; elsewhere with NumPy in
-float64, whose own error is far below a float32 ulp.
+NaN in, NaN out, no NaN otherwise. All 2^32 inputs go through the array kernels. Where the exact result is known to be a
+constant or x itself it is compared with that; elsewhere with NumPy in float64, whose own error is far below an ulp.
 """
 
 import numpy as np
@@ -48,14 +48,14 @@ def ulps(y, exact):
 def assert_accurate(x, name):
     """The kernel's values at x against NumPy's in float64; every exact result must be normal in float32."""
     y, exact = activation_forward(x, name), FUNCTIONS[name](x.astype(np.float64))
-    # patterns of neighbours differ by 1: three apart is at most 3.5 ulp. Only what is further away is looked at closely.
+    # patterns of neighbours differ by 1: three apart is at most 3.5 ulp. What is further away is looked at closely.
     apart = y.view(np.int32) - exact.astype(np.float32).view(np.int32)
     far = np.flatnonzero((apart < 1 - ALLOWED) | (apart > ALLOWED - 1))
     if far.size:
         error = ulps(y[far], exact[far])
         worst = np.argmax(np.where(np.isnan(error), np.inf, error))
-        i = far[worst]
-        assert error[worst] <= ALLOWED, f"{name}({x[i]!r}) is {y[i]!r}, exactly {exact[i]!r}: {error[worst]:.3g} ulp off"
+        i, found = far[worst], error[worst]
+        assert found <= ALLOWED, f"{name}({x[i]!r}) is {y[i]!r}, exactly {exact[i]!r}: {found:.3g} ulp off"
 
 
 def assert_within(x, name, low, high):
@@ -140,7 +140,7 @@ def samples(low, high, n=200_000):
     return x[(x >= low) & (x <= high)]
 
 
-@pytest.mark.parametrize("name, low, high", [("exponential", -708.3, 709.7), ("tanh", -30, 30), ("sigmoid", -708.3, 60)])
+@pytest.mark.parametrize("name, low, high", [("exponential", -708, 709.7), ("tanh", -30, 30), ("sigmoid", -708, 60)])
 def test_float64_samples(name, low, high):
     """Measured over two million: exp 1.0, tanh 2.6, sigmoid 2.3 ulp; in float32 1.1, 2.5 and 2.2."""
     if np.finfo(np.longdouble).nmant < 60:

@@ -152,6 +152,8 @@ class Layer:
         initializer : as `initializers.get` takes; "glorot_uniform" by default
         dtype : default: the layer's
         trainable : bool
+        regularizer, constraint : None
+            Not supported yet.
         name : str, optional
 
         Returns

@@ -24,6 +24,7 @@ class Bidirectional(Layer):
     backward_layer : recurrent layer, optional
         Used as it is; by default a copy of `layer` that goes backwards. Must have go_backwards=True, and the
         return_sequences and return_state of `layer`.
+    name : str, optional
 
     Notes
     -----

@@ -324,8 +324,10 @@ class GRU(RecurrentLayer):
         H.
     activation, recurrent_activation : str or None
         Elementwise names of `fastmask.activations`; None is linear.
+    use_bias, kernel_initializer, recurrent_initializer, bias_initializer
+        As SimpleRNN's, and so are the keyword arguments that are not named here.
     reset_after : bool
-    others : see SimpleRNN
+        The candidate uses r (h U + c) (the default of Keras 3 and PyTorch) or, False, (r h) U.
 
     Notes
     -----
@@ -380,9 +382,10 @@ class LSTM(RecurrentLayer):
         H.
     activation, recurrent_activation : str or None
         Elementwise names of `fastmask.activations`; None is linear.
+    use_bias, kernel_initializer, recurrent_initializer, bias_initializer
+        As SimpleRNN's, and so are the keyword arguments that are not named here.
     unit_forget_bias : bool
         The forget gate's bias starts at 1.
-    others : see SimpleRNN
 
     Notes
     -----

@@ -159,6 +159,8 @@ def align(value, outputs, mask, name):
     outputs : ndarray or Ragged
     mask : ndarray or None
         Of the outputs.
+    name : str
+        Of the argument, for messages.
 
     Raises
     ------

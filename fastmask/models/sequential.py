@@ -16,6 +16,8 @@ class Sequential(Trainer, Layer):
     layers : list of Layer, optional
         The first may be an `Input`; the model is built at once then, otherwise at its first call.
     name : str, optional
+    trainable : bool
+        False freezes all layers.
 
     Notes
     -----

@@ -98,11 +98,15 @@ class Trainer:
         epochs : int
         verbose : "auto", 0, 1 or 2
             1 and "auto": a progress bar if tqdm is installed, else as 2, a line an epoch. 0: nothing.
+        callbacks : None
+            Not supported yet.
         validation_split : float
             Share of the rows, from the end, to validate on instead of training.
         validation_data : tuple (x, y) or (x, y, sample_weight)
         shuffle : bool
             New order of rows in every epoch, from the global seed.
+        class_weight : None
+            Not supported yet.
         sample_weight : array (B,) for rows, (B,T) or Ragged for steps
         initial_epoch, validation_batch_size, validation_freq : int
         mask : array (B,T); for a Ragged (N,) or Ragged
@@ -123,8 +127,7 @@ class Trainer:
         Notes
         -----
         The loss of an epoch is weighted by valid steps, so the batch size does not change what it means. After
-        KeyboardInterrupt the weights are those after the last whole step. `callbacks` and `class_weight` are not
-        supported yet.
+        KeyboardInterrupt the weights are those after the last whole step.
         """
         self._check_compiled("fit")
         for name, value in (("callbacks", callbacks), ("class_weight", class_weight)):

@@ -91,8 +91,8 @@ class _Spares:
     4 KiB, a tenth of a training step.
     """
 
-    SMALLEST = 1 << 18
-    MOST = 6
+    SMALLEST = 1 << 18  # bytes
+    MOST = 1 << 28  # bytes kept in all
 
     def __init__(self):
         self._free, self._lock = [], threading.Lock()
@@ -110,7 +110,7 @@ class _Spares:
     def give(self, buffer):
         with self._lock:
             self._free.append(buffer)
-            if len(self._free) > self.MOST:
+            while sum(b.size for b in self._free) > self.MOST:
                 self._free.pop(0)
 
 
@@ -180,7 +180,7 @@ _complete_lock = threading.Lock()
 
 def steps_of(B, T, offsets, mask, reverse, restore):
     """Steps, shared between calls where there is neither mask nor ragged rows."""
-    if mask is not None or offsets is not None:
+    if mask is not None or offsets is not None or B * T > 1 << 16:
         return Steps(B, T, offsets, mask, reverse, restore)
     key = B, T, reverse, restore
     found = _complete_steps.get(key)

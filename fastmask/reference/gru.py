@@ -176,6 +176,7 @@ def gru_backward(tape, d_outputs, d_states=None):
 
     Parameters
     ----------
+    tape : from gru_forward
     d_outputs : as outputs, or None
     d_states : (dh,), (B,H) or None; or None
 

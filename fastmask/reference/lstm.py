@@ -133,6 +133,7 @@ def lstm_backward(tape, d_outputs, d_states=None):
 
     Parameters
     ----------
+    tape : from lstm_forward
     d_outputs : as outputs, or None
     d_states : (dh, dc), each (B,H) or None; or None
 

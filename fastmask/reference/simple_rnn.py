@@ -121,6 +121,7 @@ def simple_rnn_backward(tape, d_outputs, d_states=None):
 
     Parameters
     ----------
+    tape : from simple_rnn_forward
     d_outputs : as outputs, or None
     d_states : (dh,), each (B,H) or None; or None
 
