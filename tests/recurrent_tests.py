@@ -332,6 +332,15 @@ class RecurrentTests:
             assert np.isnan(dirty["gradient of kernel"]).any()
         np.testing.assert_array_equal(np.isnan(problem.infer(x=dirty_x, **options).outputs), np.isnan(dirty["outputs"]))
 
+    def test_lanes_behind_the_last_unit(self):
+        """A vector's unused lanes must not reach a result, even where they explode: at 0 the exponential is not 0."""
+        problem = self.problem(2, 120, 1, 5, dtype=np.float32, scale=0.1)
+        problem.bias[...] = -3.0
+        names = dict.fromkeys(problem.cell.activations, "exponential")
+        actual, desired = problem.train(**names), problem.reference(**names)
+        assert all(np.isfinite(d).all() for d in desired.values() if d is not None)
+        assert_all_close(actual, desired, np.float32, 64)
+
     def test_metamorphic(self):
         problem, mask = self.problem(), mask_cases(5, 7)["holes"]
         options = {"initial_state": problem.states}

@@ -412,7 +412,18 @@ def get_num_threads():
 
 
 def set_num_threads(n):
-    """Use at most n threads from now on (in this process). Results do not depend on it, to the bit."""
+    """Use at most n threads from now on, in this process. Results do not depend on it, to the bit.
+
+    Parameters
+    ----------
+    n : int
+        At least 1; more than there are CPUs is allowed and useless.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
     global _threads
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n: expected a positive integer, received {n!r}")

@@ -107,9 +107,24 @@ def gru_forward(
     restore_order=False,
     packed=None,
 ):
-    """gru for training: (Result, tape). Arguments and bits as gru; the tape is good for one gru_backward.
+    """Forward of gru for training: the same bits as gru, and the tape for gru_backward.
 
-    The tape holds a copy of the valid steps of x, the gates and the states: (F + 5H) numbers a valid step.
+    Parameters
+    ----------
+    x, kernel, recurrent_kernel, bias, mask, initial_state, activation, recurrent_activation
+    reset_after, go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
+        As gru's.
+
+    Returns
+    -------
+    Result(outputs, states), tape
+        The tape is good for one backward. It holds a copy of the valid steps of x, the gates and the states:
+        (F + 5H) numbers a valid step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As gru.
     """
     return _recurrent.forward(
         _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state,

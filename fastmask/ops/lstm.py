@@ -96,9 +96,24 @@ def lstm_forward(
     restore_order=False,
     packed=None,
 ):
-    """lstm for training: (Result, tape). Arguments and bits as lstm; the tape is good for one lstm_backward.
+    """Forward of lstm for training: the same bits as lstm, and the tape for lstm_backward.
 
-    The tape holds a copy of the valid steps of x, the gates and the states: (F + 6H) numbers a valid step.
+    Parameters
+    ----------
+    x, kernel, recurrent_kernel, bias, mask, initial_state, activation, recurrent_activation
+    go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
+        As lstm's.
+
+    Returns
+    -------
+    Result(outputs, states), tape
+        The tape is good for one backward. It holds a copy of the valid steps of x, the gates and the states:
+        (F + 6H) numbers a valid step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As lstm.
     """
     return _recurrent.forward(
         LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,

@@ -87,10 +87,24 @@ def simple_rnn_forward(
     restore_order=False,
     packed=None,
 ):
-    """simple_rnn for training: (Result, tape). Arguments and bits as simple_rnn; the tape is good for one
-    simple_rnn_backward.
+    """Forward of simple_rnn for training: the same bits as simple_rnn, and the tape for simple_rnn_backward.
 
-    The tape holds a copy of the valid steps of x, the gate and the state: (F + 2H) numbers a valid step.
+    Parameters
+    ----------
+    x, kernel, recurrent_kernel, bias, mask, initial_state, activation
+    go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
+        As simple_rnn's.
+
+    Returns
+    -------
+    Result(outputs, states), tape
+        The tape is good for one backward. It holds a copy of the valid steps of x, the gates and the states:
+        (F + 2H) numbers a valid step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As simple_rnn.
     """
     return _recurrent.forward(
         SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
