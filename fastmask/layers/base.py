@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import os
 import re
 import threading
 import warnings
@@ -513,6 +514,16 @@ class Layer:
 
 # ---- what __init_subclass__ wraps around build and backward ----------------------------------------------------------
 _build_lock = threading.RLock()
+
+
+def _new_build_lock():
+    """In a forked child: another thread of the parent may have held the lock."""
+    global _build_lock
+    _build_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_build_lock)
 
 
 def _managed_build(build):

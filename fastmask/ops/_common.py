@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +41,10 @@ class Gradients(NamedTuple):
 def as_floats(name, a, dtype=None):
     """a as a C-contiguous float32/float64 array (no copy if it is one), or TypeError."""
     if type(a) is not np.ndarray:
+        if isinstance(a, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name}: expected an ndarray, received numpy.ma, whose mask means the opposite: pass mask="
+            )
         a = np.asarray(a)
     if a.dtype not in FLOATS:
         raise TypeError(f"{name}: expected dtype float32 or float64, received {a.dtype}")
@@ -98,20 +101,25 @@ class _Spares:
         self._free, self._lock = [], threading.Lock()
 
     def take(self, size):
-        with self._lock:
-            best = None
-            for i, buffer in enumerate(self._free):
-                if size <= buffer.size <= 2 * size and (best is None or buffer.size < self._free[best].size):
-                    best = i
-            if best is not None:
-                return self._free.pop(best)
+        if self._lock.acquire(blocking=False):  # never wait: a forked child may inherit the lock of a thread it has not
+            try:
+                fitting = [b for b in self._free if size <= b.size <= 2 * size]
+                if fitting:
+                    best = min(fitting, key=len)
+                    self._free = [b for b in self._free if b is not best]
+                    return best
+            finally:
+                self._lock.release()
         return aligned((size + size // 8,), np.uint8)
 
     def give(self, buffer):
-        with self._lock:
-            self._free.append(buffer)
-            while sum(b.size for b in self._free) > self.MOST:
-                self._free.pop(0)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free.append(buffer)
+                while sum(b.size for b in self._free) > self.MOST:
+                    self._free.pop(0)
+            finally:
+                self._lock.release()
 
 
 _spares = _Spares()
@@ -174,8 +182,7 @@ class Steps:
         )  # fmt: skip
 
 
-_complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape
-_complete_lock = threading.Lock()
+_complete_steps = {}  # batches without a mask come again and again with the same shape
 
 
 def steps_of(B, T, offsets, mask, reverse, restore):
@@ -186,10 +193,9 @@ def steps_of(B, T, offsets, mask, reverse, restore):
     found = _complete_steps.get(key)
     if found is None:
         found = Steps(B, T, None, None, reverse, restore)
-        with _complete_lock:
-            _complete_steps[key] = found
-            while len(_complete_steps) > 16:
-                _complete_steps.popitem(last=False)
+        if len(_complete_steps) >= 16:
+            _complete_steps.clear()
+        _complete_steps[key] = found
     return found
 
 
@@ -197,12 +203,14 @@ def resolve_batch(x, mask, dtype=None):
     """(values, B, T, offsets, mask) of a padded (B,T,F) or Ragged batch, checked; T None for Ragged; mask a contiguous
     bool array or None.
     """
-    if type(x) is Ragged:
+    if mask is None and type(x) is not np.ndarray:
+        mask = getattr(x, "mask", None)  # what a layer returned: never lose its mask
+    if isinstance(x, Ragged):
         values = as_floats("x", x.values, dtype)
         if values.ndim != 2:
             raise ValueError(f"x: expected Ragged values of shape (N,F), received {values.shape}")
         if mask is not None:
-            mask = check_mask(mask.values if type(mask) is Ragged else mask, (values.shape[0],))
+            mask = check_mask(mask.values if isinstance(mask, Ragged) else mask, (values.shape[0],))
         return values, len(x), None, x.offsets, mask
     x = as_floats("x", x, dtype)
     if x.ndim != 3:

@@ -463,7 +463,7 @@ def _check_d_outputs(tape, d_outputs, H):
         return None, None
     B, T, _ = tape.shape
     if tape.sequences and T is None:
-        if type(d_outputs) is not Ragged:
+        if not isinstance(d_outputs, Ragged):
             raise TypeError(f"d_outputs: expected Ragged as the outputs, received {type(d_outputs).__name__}")
         d = as_floats("d_outputs", d_outputs.values, tape.dtype)
         if not np.array_equal(d_outputs.offsets, tape.offsets):

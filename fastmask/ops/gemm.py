@@ -96,7 +96,7 @@ def dense(x, kernel, bias=None, *, activation=None, packed=None):
 
 def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     """dense and the tape for dense_backward; the tape keeps x itself, not a copy."""
-    values = as_floats("x", x.values if type(x) is Ragged else x)
+    values = as_floats("x", x.values if isinstance(x, Ragged) else x)
     if values.ndim < 1:
         raise ValueError("x: expected shape (...,F), received a scalar")
     F, dtype = values.shape[-1], values.dtype
@@ -112,7 +112,7 @@ def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     z = np.empty(values.shape[:-1] + (K,), dtype)
     product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias)
     y = z if activation in (None, "linear") else activation_forward(z, activation)
-    offsets = x.offsets if type(x) is Ragged else None
+    offsets = x.offsets if isinstance(x, Ragged) else None
     tape = DenseTape(
         values.reshape(rows, F),
         kernel,
@@ -132,10 +132,10 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     from_logits: dy is the gradient of x W + b already (a loss that works on the logits). need_x=False skips the
     gradient of x.
     """
-    if tape.offsets is not None and type(dy) is not Ragged:
+    if tape.offsets is not None and not isinstance(dy, Ragged):
         raise TypeError(f"dy: expected Ragged as the outputs, received {type(dy).__name__}")
     dtype = tape.x.dtype
-    dy = check_shape("dy", as_floats("dy", dy.values if type(dy) is Ragged else dy, dtype), tape.shape, "as y")
+    dy = check_shape("dy", as_floats("dy", dy.values if isinstance(dy, Ragged) else dy, dtype), tape.shape, "as y")
     (rows, F), K = tape.x.shape, tape.y.shape[1]
     dz = dy.reshape(rows, K)
     if not from_logits and tape.activation not in (None, "linear"):
