@@ -446,19 +446,24 @@ class RecurrentTests:
                     problem.infer(packed=wrong.pack(*theirs.weights, **wrong.variant))
 
     def test_packed_call_after_call(self):
-        """A pack may remember how it was called: every other shape, mask, state and option must be seen."""
+        """A pack may remember how it was called: every other shape, mask, state, switch and memory must be seen."""
         problem = self.problem()
         packed = problem.cell.pack(*problem.weights, **problem.cell.variant)
         rng = np.random.default_rng(5)
-        for _ in range(200):
-            B, T = rng.integers(0, 6), rng.integers(0, 8)
-            options = {name: bool(rng.integers(2)) for name in EVERY_SWITCH[0]}
-            options["mask"] = [None, rng.random((B, T)) < 0.5, rng.random((1, T)) < 0.5][rng.integers(3)]
-            states = tuple(s[:B] for s in problem.states)
+        for _ in range(400):
+            B, T = [(0, 3), (1, 1), (4, 7), (5, 7), (5, 7)][rng.integers(5)]
+            options = {"mask": [None, rng.random((B, T)) < 0.5, rng.random((1, T)) < 0.5][rng.integers(3)]}
+            states = tuple(rng.standard_normal((B, problem.H)) for _ in problem.states)
             options["initial_state"] = [None, states, (None,) * len(states)][rng.integers(3)]
-            options["activation"] = ["tanh", "relu"][rng.integers(2)]
-            x = problem.x[:B, :T] if rng.integers(2) else problem.x[:B, :T].copy()
-            assert_same_bits(problem.infer(x=x, packed=packed, **options), problem.infer(x=x, **options), str(options))
+            options["return_sequences"] = bool(rng.integers(2))
+            if rng.integers(8) == 0:
+                options["activation"] = "relu"
+            else:
+                options["go_backwards"] = options["restore_order"] = bool(rng.integers(2))
+            x = rng.standard_normal((B, T, problem.F))
+            x = x if rng.integers(4) else awkward(x)
+            found = problem.infer(x=x, packed=packed, **options)
+            assert_same_bits(found, problem.infer(x=x, **options), str(options))
 
     # ---- bad arguments ----------------------------------------------------------------------------------------------
     def bad_arguments(self):

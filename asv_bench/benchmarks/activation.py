@@ -1,8 +1,7 @@
 """Activations over an array, forward and backward."""
 
-from fastmask.ops.activation import activation_backward, activation_forward
-
 import fastmask as fm
+from fastmask.ops.activation import activation_backward, activation_forward
 
 from . import common
 

@@ -10,6 +10,8 @@ DTYPES = ["float32", "float64"]
 THREADS = [1, 2]
 RECURRENT = (SIZES, DTYPES, FILLS, THREADS)
 RECURRENT_NAMES = ("B,T,F,H", "dtype", "fill", "threads")
+MEMORY = (SIZES, FILLS)  # each value is a process of its own: few of them
+MEMORY_NAMES = ("B,T,F,H", "fill")
 GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 
 

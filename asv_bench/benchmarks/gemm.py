@@ -1,8 +1,7 @@
 """Dense: one matrix product over all steps."""
 
-from fastmask.ops.gemm import dense, dense_backward, dense_forward, dense_pack
-
 import fastmask as fm
+from fastmask.ops.gemm import dense, dense_backward, dense_forward, dense_pack
 
 from . import common
 
@@ -33,6 +32,3 @@ class Dense:
         """Forward and backward: a tape is good for one backward."""
         _, tape = self.time_dense_forward()
         dense_backward(tape, self.dy)
-
-    def peakmem_dense_backward(self, *_):
-        self.time_dense_backward()

@@ -1,8 +1,7 @@
 """Masked GRU as a function: inference with packed weights, training step by step."""
 
-from fastmask.ops.gru import gru_pack
-
 import fastmask as fm
+from fastmask.ops.gru import gru_pack
 
 from . import common
 
@@ -18,9 +17,6 @@ class Inference:
     def time_gru(self, *_):
         d = self.data
         fm.gru(d.x, *d.weights, mask=d.mask, packed=self.packed)
-
-    def peakmem_gru(self, *_):
-        self.time_gru()
 
 
 class Training:
@@ -43,5 +39,20 @@ class Training:
         _, tape = self.time_gru_forward()
         fm.gru_backward(tape, self.data.d_outputs)
 
+
+class Memory:
+    """Largest resident set of the process, data included: compare fills and commits, not libraries."""
+
+    params, param_names = common.MEMORY, common.MEMORY_NAMES
+
+    def setup(self, size, fill):
+        self.data = common.RecurrentData("gru", size, "float32", fill, threads=2)
+
+    def peakmem_gru(self, *_):
+        d = self.data
+        fm.gru(d.x, *d.weights, mask=d.mask)
+
     def peakmem_gru_backward(self, *_):
-        self.time_gru_backward()
+        d = self.data
+        _, tape = fm.gru_forward(d.x, *d.weights, mask=d.mask)
+        fm.gru_backward(tape, d.d_outputs)

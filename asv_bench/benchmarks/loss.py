@@ -37,6 +37,3 @@ class Loss:
 
     def time_value_and_grad(self, *_):
         self.loss.value_and_grad(self.y_true, self.y_pred, mask=self.mask)
-
-    def peakmem_value_and_grad(self, *_):
-        self.time_value_and_grad()

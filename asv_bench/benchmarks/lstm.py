@@ -1,8 +1,7 @@
 """Masked LSTM as a function: inference with packed weights, training step by step."""
 
-from fastmask.ops.lstm import lstm_pack
-
 import fastmask as fm
+from fastmask.ops.lstm import lstm_pack
 
 from . import common
 
@@ -18,9 +17,6 @@ class Inference:
     def time_lstm(self, *_):
         d = self.data
         fm.lstm(d.x, *d.weights, mask=d.mask, packed=self.packed)
-
-    def peakmem_lstm(self, *_):
-        self.time_lstm()
 
 
 class Training:
@@ -43,5 +39,20 @@ class Training:
         _, tape = self.time_lstm_forward()
         fm.lstm_backward(tape, self.data.d_outputs)
 
+
+class Memory:
+    """Largest resident set of the process, data included: compare fills and commits, not libraries."""
+
+    params, param_names = common.MEMORY, common.MEMORY_NAMES
+
+    def setup(self, size, fill):
+        self.data = common.RecurrentData("lstm", size, "float32", fill, threads=2)
+
+    def peakmem_lstm(self, *_):
+        d = self.data
+        fm.lstm(d.x, *d.weights, mask=d.mask)
+
     def peakmem_lstm_backward(self, *_):
-        self.time_lstm_backward()
+        d = self.data
+        _, tape = fm.lstm_forward(d.x, *d.weights, mask=d.mask)
+        fm.lstm_backward(tape, d.d_outputs)

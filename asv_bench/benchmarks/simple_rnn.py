@@ -1,8 +1,7 @@
 """Masked SimpleRNN as a function: inference with packed weights, training step by step."""
 
-from fastmask.ops.simple_rnn import simple_rnn_pack
-
 import fastmask as fm
+from fastmask.ops.simple_rnn import simple_rnn_pack
 
 from . import common
 
@@ -18,9 +17,6 @@ class Inference:
     def time_simple_rnn(self, *_):
         d = self.data
         fm.simple_rnn(d.x, *d.weights, mask=d.mask, packed=self.packed)
-
-    def peakmem_simple_rnn(self, *_):
-        self.time_simple_rnn()
 
 
 class Training:
@@ -43,5 +39,20 @@ class Training:
         _, tape = self.time_simple_rnn_forward()
         fm.simple_rnn_backward(tape, self.data.d_outputs)
 
+
+class Memory:
+    """Largest resident set of the process, data included: compare fills and commits, not libraries."""
+
+    params, param_names = common.MEMORY, common.MEMORY_NAMES
+
+    def setup(self, size, fill):
+        self.data = common.RecurrentData("simple_rnn", size, "float32", fill, threads=2)
+
+    def peakmem_simple_rnn(self, *_):
+        d = self.data
+        fm.simple_rnn(d.x, *d.weights, mask=d.mask)
+
     def peakmem_simple_rnn_backward(self, *_):
-        self.time_simple_rnn_backward()
+        d = self.data
+        _, tape = fm.simple_rnn_forward(d.x, *d.weights, mask=d.mask)
+        fm.simple_rnn_backward(tape, d.d_outputs)

@@ -30,10 +30,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -110,7 +112,10 @@ def _source_stamp():
         h.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     version = Path(find_spec("numba").submodule_search_locations[0], "_version.py")  # without importing numba
     h.update(version.read_bytes() if version.exists() else str(version).encode())
-    h.update(repr((llvmlite.__version__, LANES, CPU_NAME, CPU_FEATURES, sys.platform)).encode())
+    # Python, because the prange launch is kept as a pickle with code for its C API; what the user tells numba about code
+    others = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY", "NUMBA_CACHE_DIR")
+    numba_settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_") and i[0] not in others)
+    h.update(repr((llvmlite.__version__, LANES, CPU_NAME, CPU_FEATURES, sys.version, numba_settings)).encode())
     return h.hexdigest()[:20]
 
 
@@ -135,8 +140,12 @@ class _DiskCache:
 
     def _folder(self):
         if self.folder is None:
-            self.folder = cache_root() / _source_stamp()
+            self.folder = cache_root().absolute() / _source_stamp()
         return self.folder
+
+    def _checksum(self, name, body):
+        """Of the content and of what it is: the file of another kernel or another version, whole as it may be, is damage too."""
+        return hashlib.sha256(f"{self._folder().name}/{name}\n".encode() + body).digest()
 
     @staticmethod
     def _ours(path):
@@ -154,7 +163,7 @@ class _DiskCache:
                 return None
             data = path.read_bytes()
             body = data[len(_MAGIC) + 32 :]
-            if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + 32]:
+            if data[: len(_MAGIC) + 32] != _MAGIC + self._checksum(name, body):
                 return None
             size = int.from_bytes(body[:4], "little")
             return json.loads(body[4 : 4 + size]), body[4 + size :]
@@ -167,12 +176,14 @@ class _DiskCache:
         tmp = None
         try:
             folder = self._folder()
+            if _source_stamp() != folder.name:
+                return  # edited since this process began: this code may be of either version
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._prune(folder)
             fd, tmp = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # mode 0600
             with os.fdopen(fd, "wb") as f:
-                f.write(_MAGIC + hashlib.sha256(body).digest() + body)
+                f.write(_MAGIC + self._checksum(name, body) + body)
             os.replace(tmp, folder / name)  # atomic: two processes may both do it
         except (OSError, RuntimeError):
             if tmp is not None:
@@ -180,14 +191,19 @@ class _DiskCache:
                     os.unlink(tmp)
 
     def _prune(self, newest):
-        old = sorted(
-            (p for p in newest.parent.iterdir() if p.is_dir() and p != newest and len(p.name) == 20),
-            key=lambda p: p.stat().st_mtime,
-        )
-        for folder in old[: -self.KEEP + 1]:
-            for file in folder.iterdir():
-                file.unlink(missing_ok=True)
-            folder.rmdir()
+        """Remove the oldest stamps; nothing else that may lie in the folder. Another process may be doing the same."""
+        stamps = []
+        for folder in newest.parent.iterdir():
+            with contextlib.suppress(OSError):
+                if re.fullmatch("[0-9a-f]{20}", folder.name) and not folder.is_symlink() and folder != newest:
+                    stamps.append((folder.stat().st_mtime, folder))
+        for _, folder in sorted(stamps)[: -self.KEEP + 1]:
+            with contextlib.suppress(OSError):
+                files = list(folder.iterdir())
+                if all(file.is_file() for file in files):
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                    folder.rmdir()
 
 
 _cache = _DiskCache()
@@ -205,6 +221,18 @@ def kernel(names):
         return function
 
     return mark
+
+
+@contextlib.contextmanager
+def _numba_enabled():
+    """NUMBA_DISABLE_JIT is for debugging one's own functions; kernels have no form that Python could run."""
+    from numba import config
+
+    before, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = before
 
 
 def _emit(pyfunc, signature):
@@ -279,7 +307,8 @@ def _load(name, build):
             return _link(entry[0]["symbol"], entry[1]), entry[0]
         except (RuntimeError, KeyError):
             pass
-    header, ir_text = build()
+    with _numba_enabled():
+        header, ir_text = build()
     code = _object_code(ir_text)
     _cache.write(name, header, code)
     return _link(header["symbol"], code), header
@@ -385,8 +414,9 @@ if _parallel not in _LAUNCHES:
     raise ValueError(f"FASTMASK_LAUNCH: expected one of {', '.join(_LAUNCHES)}, received {_parallel!r}")
 _threads = None  # number of threads; None: not yet asked
 _forced = None  # tests force "serial", "prange" or "pool"
-_forked = False
-_prange_lock = threading.Lock()  # held by the one thread that is inside a prange launch
+# Held by the one thread that is inside a prange launch. An RLock: Ctrl-C between acquire and try leaves it locked, and
+# then at least this thread can go on.
+_prange_lock = threading.RLock()
 _prange_state = None  # None: not asked; False: not usable here; else the compiled dispatcher
 _drain = None  # (address, ctypes function holding the GIL, ctypes function releasing it)
 
@@ -397,13 +427,22 @@ SERIAL_WORK = 2_000_000
 _HOLD_GIL_WORK = 4_000_000
 
 
+def _may_be_forked():
+    """Whether this process may be a forked child of one that used OpenMP before this module was there to notice."""
+    parallel, processes = sys.modules.get("numba.np.ufunc.parallel"), sys.modules.get("multiprocessing.process")
+    return bool(parallel and parallel._is_initialized) or bool(processes and processes.parent_process())
+
+
+_forked = _may_be_forked()  # then entering omp would kill the process
+
+
 def get_num_threads():
     """Threads that kernels may use: set_num_threads, FASTMASK_NUM_THREADS, or the CPUs available to the process."""
     global _threads
     if _threads is None:
         text = os.environ.get("FASTMASK_NUM_THREADS")
         if text:
-            if not text.isdigit() or int(text) < 1:
+            if not text.isdecimal() or int(text) < 1:
                 raise ValueError(f"FASTMASK_NUM_THREADS: expected a positive integer, received {text!r}")
             _threads = int(text)
         else:
@@ -435,6 +474,7 @@ def is_forced():
     return _forced is not None
 
 
+@functools.cache
 def _load_function(name, words):
     """Address of a function of _launch.py that takes `words` int64."""
 
@@ -497,7 +537,8 @@ def _prange():
     if _prange_state is None:
         with _lock:
             if _prange_state is None:
-                _prange_state = _compile_prange() if _layer_is_safe() else False
+                with _numba_enabled():
+                    _prange_state = _compile_prange() if _layer_is_safe() else False
     return _prange_state
 
 
@@ -526,14 +567,16 @@ def _layer_is_safe():
 
 def _compile_prange():
     from numba import njit, types
+    from numba.np.ufunc import parallel
 
     from . import _launch
 
     dispatcher = njit(parallel=True, nogil=True, error_model="numpy")(_launch.prange_drain)
     dispatcher._cache = _NumbaCache("_launch.prange_drain")
-    dispatcher.compile((types.int64,) * 6)
+    dispatcher.compile((types.int64,) * 6)  # starts the layer
     dispatcher.disable_compile()
-    return dispatcher
+    # numba turns down a TBB that is too old only now, and may have ended with workqueue
+    return dispatcher if parallel.threading_layer() in ("omp", "tbb") else False
 
 
 class _NumbaCache:
@@ -590,7 +633,8 @@ class _Pool:
     SPINS = 8000
 
     def __init__(self):
-        self._busy = threading.Lock()
+        # An RLock: Ctrl-C between acquire and try leaves it locked, and then at least this thread can go on.
+        self._busy = threading.RLock()
         self._slot = (ctypes.c_int64 * 8)()
         self._address = ctypes.addressof(self._slot)
         self._bells, self._awake, self._native_ids = [], [], []
@@ -606,10 +650,11 @@ class _Pool:
 
     def _start(self, helpers):
         if self._lead is None:
-            self._serve = _callable(ctypes.CFUNCTYPE, _load_function("serve", 2), 2)
-            if hasattr(os, "sched_setaffinity"):
-                self._current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
-            self._lead = _callable(ctypes.CFUNCTYPE, _load_function("lead", 6), 6)
+            with _lock:
+                self._serve = _callable(ctypes.CFUNCTYPE, _load_function("serve", 2), 2)
+                if hasattr(os, "sched_setaffinity"):
+                    self._current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+                self._lead = _callable(ctypes.CFUNCTYPE, _load_function("lead", 6), 6)
         while len(self._bells) < helpers:
             bell, ready = threading.Lock(), threading.Lock()
             bell.acquire()
@@ -617,7 +662,10 @@ class _Pool:
             thread = threading.Thread(
                 target=self._help, args=(len(self._bells), bell, ready), daemon=True, name="fastmask"
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads to be had, or the interpreter is shutting down
+                break
             ready.acquire()
             self._awake.append(False)
             self._bells.append(bell)
@@ -639,8 +687,12 @@ class _Pool:
             alone(_RET, _EXC, kernel, args, counter, blocks)
             return
         try:
+            if self._slot[0]:  # called from a signal handler, while this thread waits for helpers of a launch
+                alone(_RET, _EXC, kernel, args, counter, blocks)
+                return
             if self._lead is None or len(self._bells) < helpers:
                 self._start(helpers)
+                helpers = min(helpers, len(self._bells))
             if self._current_cpu is not None:
                 cpu = self._current_cpu()
                 if cpu != self._kept_off:
@@ -655,6 +707,7 @@ class _Pool:
             finally:
                 self._wait()
         finally:
+            self._wait()  # again: Ctrl-C may have come before the other one had begun
             self._busy.release()
 
     def _wait(self):
@@ -672,14 +725,22 @@ class _Pool:
 _pool = _Pool()
 
 
-def _after_fork():
-    """In a forked child: numba's threads are gone and entering omp would kill the process; locks may be held by threads
-    that are gone too.
-    """
+def _before_fork():
+    """A child forked while another thread compiles would find locks of numba and LLVM held for ever: wait a while."""
+    _lock.acquire(timeout=30)
+
+
+def _after_fork_in_parent():
+    with contextlib.suppress(RuntimeError):  # not ours: the wait above was in vain
+        _lock.release()
+
+
+def _after_fork_in_child():
+    """numba's threads are gone and entering omp would kill the process; locks may be held by threads that are gone."""
     global _forked, _pool, _prange_lock, _lock
     _forked = True
-    _pool, _prange_lock, _lock = _Pool(), threading.Lock(), threading.RLock()
+    _pool, _prange_lock, _lock = _Pool(), threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

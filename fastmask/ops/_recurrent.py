@@ -6,6 +6,7 @@ public faces.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ class Packed:
             self.wx2, self.wh2 = pack(kernel, cell.second_gates, G, H), pack(recurrent_kernel, cell.second_gates, G, H)
             self.bias2 = pack(bias[None], cell.second_gates, G, H)
         self._backward = None
-        self.plans = {}
+        self.plans = OrderedDict()
 
     def backward(self):
         """(ut, ut2, wt): packed transposes for dh, d(r h) and dx."""
@@ -321,9 +322,9 @@ def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
     if plan is None or plan.forced != (_jit.get_num_threads(), _jit.is_forced()):
         plan = _Plan(cell, packed, B, T, options, mask is not None)
     result = plan.run(x, mask, initial_state, sequences)
-    if len(plans) >= _Plan.KEPT:
-        plans.pop(next(iter(plans), None), None)
     plans[key] = plan
+    if len(plans) > _Plan.KEPT:
+        plans.popitem(last=False)  # atomic, as pop: iterating over a dict that other threads change is an error
     return result
 
 
