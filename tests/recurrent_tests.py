@@ -27,7 +27,7 @@ from fastmask.ragged import Ragged
 from helpers import assert_close, assert_doctests, assert_gradient, mask_cases
 
 # Eps of the largest value that outputs and states may be off by (gradients: 8 times that). Measured over everything in
-# this file: outputs and states 11.3 eps; gradients 19 eps in float32, 54 in float64, where the reference rounds as much.
+# this file: outputs and states 11.3 eps; gradients 19 eps in float32, 54 in float64, where the reference rounds too.
 K = 24
 GARBAGE = [np.nan, np.inf, -np.inf, 1e38]
 

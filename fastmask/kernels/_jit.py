@@ -112,7 +112,7 @@ def _source_stamp():
         h.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     version = Path(find_spec("numba").submodule_search_locations[0], "_version.py")  # without importing numba
     h.update(version.read_bytes() if version.exists() else str(version).encode())
-    # Python, because the prange launch is kept as a pickle with code for its C API; what the user tells numba about code
+    # Python, because the prange launch is kept as a pickle with code for its C API; and what numba is told about code
     others = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY", "NUMBA_CACHE_DIR")
     numba_settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_") and i[0] not in others)
     h.update(repr((llvmlite.__version__, LANES, CPU_NAME, CPU_FEATURES, sys.version, numba_settings)).encode())
@@ -144,7 +144,7 @@ class _DiskCache:
         return self.folder
 
     def _checksum(self, name, body):
-        """Of the content and of what it is: the file of another kernel or another version, whole as it may be, is damage too."""
+        """Of the content and of what it is: a whole file of another kernel or version is damage too."""
         return hashlib.sha256(f"{self._folder().name}/{name}\n".encode() + body).digest()
 
     @staticmethod
