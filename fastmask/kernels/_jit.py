@@ -248,11 +248,26 @@ def _emit(pyfunc, signature):
         flags.no_cpython_wrapper = True
         flags.no_cfunc_wrapper = True
         flags.no_compile = True  # machine code is made below, from the IR
+        context = cpu_target.target_context
+        library = context.codegen().create_library(f"fastmask.{pyfunc.__name__}")
+        library.add_ir_module = functools.partial(_add_without_builtins, library)
         result = compiler.compile_extra(
-            cpu_target.typing_context, cpu_target.target_context, pyfunc, signature, types.void, flags, {}
+            cpu_target.typing_context, context, pyfunc, signature, types.void, flags, {}, library=library
         )
         result.library.finalize()
         return result.fndesc.llvm_func_name, result.library.get_llvm_str()
+
+
+def _add_without_builtins(library, module):
+    """Add IR whose loops LLVM may not turn into calls of memset or memcpy: kernels call nothing from outside."""
+    from llvmlite import binding
+    from numba.core import cgutils
+
+    text = re.sub(r"^(define .*\))(.*)$", r'\1 "no-builtins"\2', cgutils.normalize_ir_text(str(module)), flags=re.M)
+    parsed = binding.parse_assembly(text)
+    parsed.name = module.name
+    parsed.verify()
+    library.add_llvm_module(parsed)
 
 
 def _target_machine():

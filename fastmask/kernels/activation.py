@@ -57,7 +57,7 @@ def _elu(e, x):
 def _selu(e, x):
     scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
     m = e.expm1(e.where(x > 0.0, 0.0, x)) * (scale * alpha)
-    return e.where(x > 0.0, x * scale, m), e.where(x > 0.0, scale, m + scale * alpha)
+    return e.where(x > 0.0, x * scale, m), e.where(x < 0.0, m + scale * alpha, scale)
 
 
 _celu = _elu  # alpha = 1
@@ -73,8 +73,13 @@ def _softsign(e, x):
 
 
 def _squareplus(e, x):
-    root = e.sqrt(e.fma(x, x, 4.0))
-    return (x + root) * 0.5, (x / root + 1.0) * 0.5
+    """(x + sqrt(x^2 + 4)) / 2; for negative x its equal 2 / (sqrt(x^2 + 4) - x), where nothing cancels."""
+    size = e.abs(x)
+    root = e.where(size > 1e9, size, e.sqrt(e.fma(x, x, 4.0)))  # x^2 must not overflow
+    total = size + root
+    y = e.where(x > 0.0, total * 0.5, 2.0 / total)
+    slope = e.where(x > 1e9, 1.0, y / root)
+    return y, e.where(x < -1e9, 0.0, slope)
 
 
 def _silu(e, x):

@@ -31,8 +31,10 @@ REGISTER_VECTORS = 4 * MAX_ROWS
 class Step:
     """What `finish` may read and write for one row of one panel."""
 
-    def __init__(self, e, frame, row, offset, ws_offset):
+    def __init__(self, e, frame, row, offset, ws_offset, units=None):
+        """units: <lanes x i1>, the lanes that hold a unit; None keeps all."""
         self._e, self._frame, self._row, self._offset, self._ws_offset = e, frame, row, offset, ws_offset
+        self._units = units
 
     def address(self, field):
         b = self._e.b
@@ -61,7 +63,7 @@ class Step:
             p = b.inttoptr(b.add(ws, self._ws_offset), PTR)
             for i, v in enumerate(values):
                 if v is not None:
-                    self._e.store(p, v, i)
+                    self._e.store(p, v if self._units is None else self._e.where(self._units, v, 0.0), i)
 
 
 def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
@@ -176,7 +178,7 @@ class Gate:
 
 
 def cell_backward(name, write):
-    """Intrinsic step(real, frame, panels, ws_jump, act, ract): gradients of the gates of one row and step, all panels.
+    """Intrinsic step(real, frame, panels, H, ws_jump, act, ract): gradients of the gates of one row and step.
 
     write(e, step, act, ract, fast): reads kept gates and the gradient of the output, writes the gates' gradients over
     them; act and ract are `Gate`s.
@@ -184,7 +186,7 @@ def cell_backward(name, write):
 
     def body(e, a):
         b = e.b
-        frame, panels, ws_jump, act, ract = a
+        frame, panels, H, ws_jump, act, ract = a
         frame = b.inttoptr(frame, PTR)
         fast = b.and_(
             b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
@@ -194,19 +196,23 @@ def cell_backward(name, write):
                 with branch:
 
                     def panel(p, carried, quick=quick):
-                        step = Step(e, frame, 0, b.mul(p, ir.Constant(I64, e.lanes * e.bytes)), b.mul(p, ws_jump))
+                        # Lanes behind the last unit: their states follow activations of 0 and may overflow, and
+                        # NaN times a weight of 0 is NaN; their gradients must be 0.
+                        units = e.lane_mask(b.sub(H, b.mul(p, ir.Constant(I64, e.lanes))))
+                        offset = b.mul(p, ir.Constant(I64, e.lanes * e.bytes))
+                        step = Step(e, frame, 0, offset, b.mul(p, ws_jump), units)
                         write(e, step, Gate(e, act, "tanh", quick), Gate(e, ract, "sigmoid", quick), quick)
                         return []
 
                     e.loop(panels, [], panel)
 
-    def step(typingctx, real, frame, panels, ws_jump, act, ract):
+    def step(typingctx, real, frame, panels, H, ws_jump, act, ract):
         def codegen(context, builder, sig, args):
             e = Emitter(builder, _real(sig.args[0]))
-            builder.call(e.function(name, [I64] * 5, ir.VoidType(), body), args[1:])
+            builder.call(e.function(name, [I64] * 6, ir.VoidType(), body), args[1:])
             return context.get_dummy_value()
 
-        return types.void(real, *[types.int64] * 5), codegen
+        return types.void(real, *[types.int64] * 6), codegen
 
     step.__name__ = name
     return intrinsic(step)

@@ -360,7 +360,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     panels * L,
                 )
             for s in range(active):
-                step(real, frame + 8 * s, panels, ws_jump, act, ract)
+                step(real, frame + 8 * s, panels, H, ws_jump, act, ract)
             if two_passes:
                 for s in range(active):
                     drh = get_i64(frame, DRH * SLOTS + s)
@@ -382,7 +382,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                         panels * L,
                     )
                 for s in range(active):
-                    step2(real, frame + 8 * s, panels, ws_jump, act, ract)
+                    step2(real, frame + 8 * s, panels, H, ws_jump, act, ract)
 
             s = active - 1
             while s >= 0:

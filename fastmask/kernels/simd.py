@@ -147,7 +147,7 @@ class Emitter:
         zeros = ir.Constant(ir.VectorType(I32, self.lanes), [ir.Constant(I32, 0)] * self.lanes)
         return V(self, self.b.shuffle_vector(one, ir.Constant(self.vec, ir.Undefined), zeros))
 
-    def _lane_mask(self, count):
+    def lane_mask(self, count):
         """<lanes x i1>: lane < count (an i64)."""
         small = self.b.trunc(count, I32)
         vec32 = ir.VectorType(I32, self.lanes)
@@ -160,13 +160,13 @@ class Emitter:
 
     def load_part(self, pointer, count):
         """The first `count` lanes; the others are 0 and their memory is not touched."""
-        mask = self._lane_mask(count)
+        mask = self.lane_mask(count)
         ty = ir.FunctionType(self.vec, [PTR, I32, mask.type, self.vec])
         f = self._declare(f"llvm.masked.load.{self.suffix}.p0", ty)
         return V(self, self.b.call(f, [pointer, ir.Constant(I32, self.bytes), mask, self.value(0.0)]))
 
     def store_part(self, pointer, x, count):
-        mask = self._lane_mask(count)
+        mask = self.lane_mask(count)
         ty = ir.FunctionType(ir.VoidType(), [self.vec, PTR, I32, mask.type])
         f = self._declare(f"llvm.masked.store.{self.suffix}.p0", ty)
         self.b.call(f, [self.value(x), pointer, ir.Constant(I32, self.bytes), mask])

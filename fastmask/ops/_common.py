@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastmask.kernels.activation_names import CODES
 from fastmask.ops.mask import check_mask
 from fastmask.ragged import Ragged
 
+ROWWISE = {"softmax": 0, "log_softmax": 1}  # over the last axis; the number is the kernels' `log`
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -64,8 +66,23 @@ def activation_code(name, argument="activation"):
     try:
         return CODES[name]
     except (KeyError, TypeError):
-        expected = ", ".join(str(n) for n in CODES)
-        raise ValueError(f"{argument}: expected one of {expected}, received {name!r}") from None
+        raise _unknown(name, argument) from None
+
+
+def check_activation(name, argument="activation"):
+    """The name, if it is that of an activation, softmax and log_softmax included; else ValueError."""
+    if isinstance(name, str) and name in ROWWISE:
+        return name
+    activation_code(name, argument)
+    return name
+
+
+def _unknown(name, argument):
+    expected = ", ".join(str(n) for n in CODES)
+    also = (
+        " (softmax and log_softmax only outside recurrent layers)" if isinstance(name, str) and name in ROWWISE else ""
+    )
+    return ValueError(f"{argument}: expected one of {expected}{also}, received {name!r}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -182,7 +199,7 @@ class Steps:
         )  # fmt: skip
 
 
-_complete_steps = {}  # batches without a mask come again and again with the same shape
+_complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape
 
 
 def steps_of(B, T, offsets, mask, reverse, restore):
@@ -190,12 +207,12 @@ def steps_of(B, T, offsets, mask, reverse, restore):
     if mask is not None or offsets is not None or B * T > 1 << 16:
         return Steps(B, T, offsets, mask, reverse, restore)
     key = B, T, reverse, restore
-    found = _complete_steps.get(key)
+    found = _complete_steps.pop(key, None)  # pop and popitem are atomic: no lock that a fork could leave held
     if found is None:
         found = Steps(B, T, None, None, reverse, restore)
-        if len(_complete_steps) >= 16:
-            _complete_steps.clear()
-        _complete_steps[key] = found
+    _complete_steps[key] = found  # the latest
+    if len(_complete_steps) > 16:
+        _complete_steps.popitem(last=False)
     return found
 
 

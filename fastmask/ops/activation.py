@@ -6,11 +6,10 @@ import numpy as np
 
 from fastmask.kernels import _jit
 from fastmask.kernels.activation_names import CODES
-from fastmask.ops._common import activation_code, as_floats, check_shape
+from fastmask.ops._common import ROWWISE, activation_code, as_floats, check_activation, check_shape
 
 _BLOCK = 16384  # elements of a block of kernels/activation.py
-_ROWS = {"softmax": 0, "log_softmax": 1}
-NAMES = tuple(n for n in CODES if n is not None) + tuple(_ROWS)
+NAMES = tuple(n for n in CODES if n is not None) + tuple(ROWWISE)
 
 
 def activation_forward(x, name):
@@ -25,12 +24,13 @@ def activation_forward(x, name):
     ------
     ValueError, TypeError : an unknown name, another dtype, softmax of a scalar
     """
+    check_activation(name, "name")
     x = as_floats("x", x)
     y = np.empty_like(x)
-    if name in _ROWS:
+    if name in ROWWISE:
         rows, size = _rows(x, name)
         _jit.get("activation", "softmax_forward", x.dtype.name).run(
-            rows, x.size * 16, x=x, y=y, size=size, log=_ROWS[name]
+            rows, x.size * 16, x=x, y=y, size=size, log=ROWWISE[name]
         )
         return y
     code = activation_code(name, "name")
@@ -44,13 +44,14 @@ def activation_backward(x, y, dy, name):
     """dx = dy * name'(x), given the input x (may be None for tanh, sigmoid, linear, softmax and log_softmax) and the
     output y of activation_forward.
     """
+    check_activation(name, "name")
     y = as_floats("y", y)
     dy = check_shape("dy", as_floats("dy", dy, y.dtype), y.shape)
     dx = np.empty_like(y)
-    if name in _ROWS:
+    if name in ROWWISE:
         rows, size = _rows(y, name)
         _jit.get("activation", "softmax_backward", y.dtype.name).run(
-            rows, y.size * 8, y=y, dy=dy, dx=dx, size=size, log=_ROWS[name]
+            rows, y.size * 8, y=y, dy=dy, dx=dx, size=size, log=ROWWISE[name]
         )
         return dx
     code = activation_code(name, "name")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmask.ops._common import aligned_zeros, as_floats, check_shape
+from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_shape
 from fastmask.ops._recurrent import column_sums, lanes, pack_columns, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ragged import Ragged
@@ -96,6 +96,7 @@ def dense(x, kernel, bias=None, *, activation=None, packed=None):
 
 def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     """dense and the tape for dense_backward; the tape keeps x itself, not a copy."""
+    check_activation(activation)
     values = as_floats("x", x.values if isinstance(x, Ragged) else x)
     if values.ndim < 1:
         raise ValueError("x: expected shape (...,F), received a scalar")
