@@ -36,7 +36,7 @@ class _Lanes:
         self.ints = ir.VectorType(I64, e.lanes)
         self.units = e.splat(e.b.sitofp(at["units"], e.scalar))
         self.want_grad = e.b.icmp_signed("!=", at["d_pred"], _i(0))
-        self.active = e._lane_mask(at["count"])  # steps of this vector
+        self.active = e.lane_mask(at["count"])  # steps of this vector
 
     def sums(self, turn, n=1):
         """The sums over all predictions of the n vectors that turn(k) returns."""
@@ -155,7 +155,7 @@ class _UnitLanes(_Lanes):
         return e.broadcast(e.ptr(at["weight"]))
 
     def inside(self, k, x, other):
-        return self.e.where(self.e._lane_mask(self._left(k)), x, other)
+        return self.e.where(self.e.lane_mask(self._left(k)), x, other)
 
     def across(self, x, add):
         """The lanes folded in halves; every lane holds the result."""
