@@ -542,6 +542,8 @@ def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vector
     L = lanes(dtype)
     panels = -(-vectors // per_panel)
     out = aligned((panels, depth, per_panel, L), dtype)
+    if not depth:
+        return out
     if vectors % per_panel:
         out[-1] = 0
     parts = max(1, min(-(-8 // panels), -(-depth // (2 * _jit.TILE_ROWS))))
