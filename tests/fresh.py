@@ -294,12 +294,36 @@ def python_kernel(function):
     kernel = copy.copy(_jit.get("activation", "activation_forward", "float32"))
     kernel.address = ctypes.cast(native, ctypes.c_void_p).value
     kernel.keeps = native
+    _python_kernels.append(kernel)  # for good: a faulty launch may still run it
     return kernel
+
+
+_python_kernels = []
 
 
 def run_blocks(kernel, blocks, x=None):
     """Launch a python_kernel; x: an array that it is given."""
     kernel.run(blocks, 10**9, x=x, y=None, size=0, code=0)
+
+
+TRIES = 20  # launches until all threads take part in one: the machine may be busy, or a helper about to fall asleep
+
+
+def threads_of_a_launch(threads):
+    """Idents of those who run the blocks of a launch. Blocks sleep, so that all have every chance to take some."""
+    seen = set()
+
+    def block(_):
+        seen.add(threading.get_ident())
+        time.sleep(0.002)
+
+    kernel = python_kernel(block)
+    for _ in range(TRIES):
+        seen.clear()
+        run_blocks(kernel, 10 * threads)
+        if len(seen) >= threads:
+            break
+    return seen
 
 
 # ---- in the fresh process: threads and children ---------------------------------------------------------------------

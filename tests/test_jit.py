@@ -10,14 +10,16 @@ import re
 import shutil
 import sys
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
+import fresh
 from cases import PATHS, launched
 from fastmask.kernels import _jit
-from fresh import PACKAGE, TINY, cache_files, copy_of_cache, finish, python_kernel, run, run_blocks, start
+from fresh import PACKAGE, TINY, TRIES, cache_files, copy_of_cache, finish, python_kernel, run, run_blocks, start
 
 REPORT = "import fresh; fresh.report()"
 
@@ -454,25 +456,9 @@ def test_every_way_to_launch_gives_the_same_bits():
     assert len(others) == 12 and not any(others.values())
 
 
-TRIES = 20  # launches until all threads have taken part in one: a busy machine, or a helper that was about to sleep
-
-
 def threads_of(path, threads):
-    """Who runs the blocks of a launch. They sleep, so that others have every chance to take some."""
-    seen = set()
-
-    def block(_):
-        seen.add(threading.get_ident())
-        threading.Event().wait(0.002)
-
-    kernel = python_kernel(block)
     with launched(path, threads):
-        for _ in range(TRIES):
-            seen.clear()
-            run_blocks(kernel, 10 * threads)
-            if len(seen) >= threads:
-                break
-    return seen
+        return fresh.threads_of_a_launch(threads)
 
 
 def test_a_launch_keeps_to_the_number_of_threads():
@@ -651,27 +637,28 @@ class Interrupt(BaseException):
     """Stands for KeyboardInterrupt, so that a real Ctrl-C still ends the tests."""
 
 
-def interrupt_at(place, function):
-    """Call function() and raise Interrupt at the place-th point of _jit.py where Python would raise KeyboardInterrupt:
-    it looks for signals when a function begins, after a call, when a loop turns back. Whether there was such a point.
+def interrupted(function, place=None):
+    """Call function() and raise Interrupt in _jit.py at `place`: (function name, line, offset of the operation).
+
+    Returns all places that were passed at which Python would raise KeyboardInterrupt: it looks for signals when a
+    function begins, after a call, and when a loop turns back.
     """
-    count, fired, last = 0, False, {}
+    places, last = [], {}
 
     def trace(frame, event, _):
-        nonlocal count, fired
         if frame.f_code.co_filename != _jit.__file__:
             return None
+        key = id(frame)  # not the frame itself: that would keep its arrays alive
         if event == "call":
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            last[frame] = "RESUME"
+            last[key] = "RESUME"
         elif event == "return":
-            last.pop(frame, None)
+            last.pop(key, None)
         elif event == "opcode":
-            done, last[frame] = last.get(frame, ""), operations(frame.f_code)[frame.f_lasti]
-            if not fired and done.startswith(("RESUME", "CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")):
-                count += 1
-                if count == place:
-                    fired = True
+            done, last[key] = last.get(key, ""), operations(frame.f_code).get(frame.f_lasti, "")
+            if done.startswith(("RESUME", "CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")):
+                places.append((frame.f_code.co_name, frame.f_lineno or 0, frame.f_lasti))
+                if places[-1] == place:
                     raise Interrupt
         return trace
 
@@ -680,10 +667,10 @@ def interrupt_at(place, function):
     try:
         function()
     except Interrupt:
-        assert fired
+        pass
     finally:
         sys.settrace(before)
-    return fired
+    return places
 
 
 def operations(code, known={}):  # noqa: B006
@@ -698,41 +685,65 @@ def test_an_interrupt_at_any_moment_of_a_launch(path):
     """No block touches an array that the caller has given up; later launches are right, and as parallel as before."""
     if path not in usable_paths():
         pytest.skip("numba has neither omp nor tbb here: prange is never used")
-    ran, arrays, orphaned = [], [], []
+    # in a process of its own, for what this finds may as well be a crash
+    assert run(f"import json, test_jit; print(json.dumps(test_jit.interrupt_everywhere({path!r})))") > 5
+
+
+def interrupt_everywhere(path):
+    """Interrupt launches at every place there is; AssertionError at the first that does harm. The number of places."""
+    me = threading.get_ident()
+    begun, ran, arrays, orphaned, pranges = [], [], [], [], []
 
     def block(number):
-        threading.Event().wait(0.001)
-        ran.append((number, threading.get_ident()))
+        begun.append(number)
+        time.sleep(0.002 if threading.get_ident() == me else 0.02)  # helpers are the last to finish
         orphaned.extend(array for array in arrays if array() is None)
+        ran.append((number, threading.get_ident()))
+
+    original = path == "prange" and _jit._prange()
+
+    def counted(*arguments):
+        pranges.append(1)
+        original(*arguments)
 
     kernel = python_kernel(block)
 
     def launch():
         x = np.empty(10, np.float32)
         arrays.append(weakref.ref(x))
-        run_blocks(kernel, 6, x=x)
+        run_blocks(kernel, 4, x=x)
         arrays.clear()
 
-    def check(place):
-        threading.Event().wait(0.003)
-        arrays.clear()
+    def as_before():
+        begun.clear(), ran.clear(), pranges.clear()
+        run_blocks(kernel, 4)
+        blocks, threads = zip(*ran, strict=True)
+        assert sorted(blocks) == list(range(4)), "blocks are lost"
+        return len(set(threads)) == (1 if path == "serial" else 2) and bool(pranges) == (path == "prange")
+
+    if path == "prange":
+        _jit._prange_state = counted
+    _jit._forced = path
+    assert any(as_before() for _ in range(TRIES))
+    places = set()
+    for _ in range(5):  # where a launch comes by depends on whether its helpers are awake
+        places.update(interrupted(launch))
+        time.sleep(0.003)
+    for place in sorted(places):
         for _ in range(TRIES):
-            ran.clear()
-            run_blocks(kernel, 12)
-            blocks, threads = zip(*ran, strict=True)
-            assert sorted(blocks) == list(range(12)), f"interrupted at place {place}"
-            if path == "serial" or len(set(threads)) == 2:
-                return
-        raise AssertionError(f"interrupted at place {place}: one thread alone from then on")
-
-    with launched(path, 2):
-        check(0)
-        place = 1
-        while interrupt_at(place, launch):
-            assert not orphaned, f"interrupted at place {place}: a block ran on after its arrays were given up"
-            check(place)
-            place += 1
-        assert place > 5, "hardly any place was tried"
+            begun.clear(), ran.clear()
+            passed = interrupted(launch, place)
+            while len(ran) < len(begun):
+                time.sleep(0.001)
+            time.sleep(0.003)
+            assert not orphaned, f"interrupted at {place}: a block ran on after its arrays were given up"
+            arrays.clear()
+            helped = path == "serial" or len({thread for _, thread in ran}) > 1
+            if place in passed and (helped or not ran):
+                break
+        assert any(as_before() for _ in range(TRIES)), f"interrupted at {place}: not parallel from then on"
+        time.sleep(0.003)
+    return len(places)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -772,7 +783,9 @@ def test_a_storm_of_signals():
         pass
 
     def handler(*_):
+        global armed
         if armed:
+            armed = False
             raise Storm
 
     x = np.random.default_rng(0).standard_normal((500, 700)).astype(np.float32)
@@ -792,12 +805,10 @@ def test_a_storm_of_signals():
             right += 1
             wrong += not np.array_equal(y, want)
         except Storm:
-            armed = False
             interrupted += 1
             sentinels = [np.full_like(x, 7.0) for _ in range(2)]  # where the array of the interrupted call was
             time.sleep(0.0005)
             written += not all((s == 7.0).all() for s in sentinels)
-        armed = False
     signal.setitimer(signal.ITIMER_REAL, 0)
     wrong += not np.array_equal(activation_forward(x, "tanh"), want)
     print(json.dumps([interrupted, right, wrong, written]))
