@@ -1,4 +1,5 @@
-"""Variable: a weight. Array-like, changed only through `assign`, so that every change is seen."""
+"""Variable: a weight. Array-like, changed only through `assign`, so that every change is seen. RowsGradient: the
+gradient of one of which only some rows were used."""
 
 import itertools
 import threading
@@ -197,6 +198,62 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             f"Variable(name={self.name!r}, shape={self.shape}, dtype={self.dtype}, "
             f"trainable={self.trainable}, value={value})"
         )
+
+
+class RowsGradient:
+    """Gradient of a weight (V, ...) that is zero outside some rows: what an Embedding hands on.
+
+    Parameters
+    ----------
+    rows : int64 array (n,)
+        Numbers of the rows, ascending, each once.
+    values : array (n, ...)
+        The gradient of each of them.
+    shape : tuple
+        Of the weight: (V, ...).
+
+    Notes
+    -----
+    `np.asarray(g)` is the dense gradient. A sum of two is of this kind again, a sum with a dense one is dense.
+
+    Examples
+    --------
+    >>> g = RowsGradient(np.array([0, 2]), np.array([[1.0], [5.0]]), (4, 1))
+    >>> np.asarray(g + g).ravel()
+    array([ 2.,  0., 10.,  0.])
+    """
+
+    __array_ufunc__ = None  # a dense array on the left leaves the sum to __radd__
+
+    def __init__(self, rows, values, shape):
+        self.rows, self.values, self.shape = rows, values, tuple(shape)
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError("copy: expected None or True for the dense form of a RowsGradient, received False")
+        dense = np.zeros(self.shape, self.values.dtype)
+        dense[self.rows] = self.values
+        return dense if dtype is None else dense.astype(dtype, copy=False)
+
+    def __add__(self, other):
+        if not isinstance(other, RowsGradient):
+            dense = np.array(other)
+            dense[self.rows] += self.values
+            return dense
+        rows = np.union1d(self.rows, other.rows)
+        values = np.zeros((len(rows), *self.shape[1:]), self.values.dtype)
+        for part in (self, other):
+            values[np.searchsorted(rows, part.rows)] += part.values
+        return RowsGradient(rows, values, self.shape)
+
+    __radd__ = __add__
+
+    def __repr__(self):
+        return f"RowsGradient({len(self.rows)} of {self.shape[0]} rows, shape={self.shape}, dtype={self.dtype})"
 
 
 def _numbers(array, name):

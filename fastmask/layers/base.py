@@ -15,7 +15,7 @@ from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
 from fastmask.ragged import Ragged
-from fastmask.variable import Variable
+from fastmask.variable import RowsGradient, Variable
 
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 # arguments of Keras' layers that may be passed if they ask for nothing
@@ -459,8 +459,9 @@ class Layer:
         return call, functools.partial(setattr, self._latest, "call")
 
     def add_gradient(self, weight, gradient):
-        """Add to the gradient of one of this layer's weights; to be called in `backward`."""
-        gradient = np.asarray(gradient, weight.dtype)
+        """Add an array or a RowsGradient to the gradient of one of this layer's weights; for use in `backward`."""
+        if not isinstance(gradient, RowsGradient):
+            gradient = np.asarray(gradient, weight.dtype)
         if gradient.shape != weight.shape:
             raise ValueError(f"gradient: expected shape {weight.shape} for {weight.name}, received {gradient.shape}")
         if weight.trainable and self._trainable:
