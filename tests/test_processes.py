@@ -141,6 +141,30 @@ def test_fork_while_another_thread_compiles(tmp_path):
     assert codes and set(codes) == {0}
 
 
+def test_a_fork_that_waits_for_a_compilation_holds_nothing_that_this_needs():
+    """numba makes loggers while it is imported, and `logging` locks itself for the time of a fork."""
+    code = """
+    import json, threading, time, fresh
+    from fastmask.kernels import _jit
+    import logging
+    begun = threading.Event()
+
+    def compile():
+        with _jit._lock:
+            begun.set()
+            time.sleep(0.3)
+            logging.getLogger("numba.core.somewhere")
+
+    threading.Thread(target=compile).start()
+    begun.wait()
+    begin = time.monotonic()
+    code = fresh.ended(fresh.child(lambda: True))
+    print(json.dumps([code, time.monotonic() - begin]))
+    """
+    ending, seconds = run(code)
+    assert ending == 0 and seconds < 10, f"{seconds} s for a fork"
+
+
 def test_no_lock_of_the_library_stays_held_in_a_child():
     """Another thread holds every lock there is at the moment of the fork, and gives them up later: in the parent."""
     code = """

@@ -33,6 +33,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import logging  # noqa: F401 (its fork handlers must come before those below: see _before_fork)
 import math
 import os
 import re
@@ -741,7 +742,11 @@ _pool = _Pool()
 
 
 def _before_fork():
-    """A child forked while another thread compiles would find locks of numba and LLVM held for ever: wait a while."""
+    """A child forked while another thread compiles would find locks of numba and LLVM held for ever: wait a while.
+
+    Handlers run in the reverse order of their registration. `logging` locks itself before a fork, and a compiling
+    thread makes loggers: had it been imported after this module, the two would wait for each other.
+    """
     _lock.acquire(timeout=30)
 
 
