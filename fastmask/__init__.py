@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 # public name -> module that holds it; None: a module of its own
 _HOMES = {
     **dict.fromkeys(
-        ("activations", "datasets", "initializers", "layers", "losses", "masks", "metrics", "models", "optimizers"),
+        (
+            *("activations", "constraints", "datasets", "initializers", "layers", "losses", "masks"),
+            *("metrics", "models", "optimizers", "regularizers"),
+        ),
         None,
     ),
     "Input": "layers",

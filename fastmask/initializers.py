@@ -4,10 +4,11 @@ An initializer is called with a shape and a dtype. Its seed is fixed when it is 
 none is given), so calling it twice gives the same values, as in Keras; two initializers differ.
 """
 
-import inspect
 import math
 
 import numpy as np
+
+from fastmask.registry import Configured, Kind
 
 # ---- random numbers --------------------------------------------------------------------------------------------------
 _generator = np.random.default_rng()
@@ -50,21 +51,11 @@ def check_seed(seed, optional=True):
 
 
 # ---- the base --------------------------------------------------------------------------------------------------------
-class Initializer:
+class Initializer(Configured):
     """Base class: `__call__(shape, dtype=None)` returns an array, `get_config()` the constructor's arguments."""
 
     def __call__(self, shape, dtype=None):
         raise NotImplementedError(f"{type(self).__name__} has no __call__(shape, dtype)")
-
-    def get_config(self):
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
 
 
 class RandomInitializer(Initializer):
@@ -284,7 +275,7 @@ NAMES = (
     *("variance_scaling", "orthogonal", "glorot_uniform", "glorot_normal"),
     *("he_uniform", "he_normal", "lecun_uniform", "lecun_normal"),
 )
-_by_name = {name: globals()[name] for name in NAMES} | {globals()[name].__name__: globals()[name] for name in NAMES}
+_kind = Kind("initializer", Initializer, {name: globals()[name] for name in NAMES})
 
 
 def get(identifier):
@@ -301,15 +292,7 @@ def get(identifier):
     ValueError
         Unknown name.
     """
-    if isinstance(identifier, str) and identifier in _by_name:
-        return _by_name[identifier]()
-    if isinstance(identifier, dict) and identifier.get("class_name") in _by_name:
-        return _by_name[identifier["class_name"]].from_config(identifier.get("config", {}))
-    if isinstance(identifier, type) and issubclass(identifier, Initializer):
-        return identifier()
-    if callable(identifier):
-        return identifier
-    raise ValueError(f"initializer: expected one of {', '.join(NAMES)} or a callable, received {identifier!r}")
+    return _kind.get(identifier)
 
 
 def serialize(initializer):
@@ -318,8 +301,6 @@ def serialize(initializer):
     Raises
     ------
     ValueError
-        A callable that is no Initializer of this module: it cannot be written down.
+        A callable that is no Initializer of this module, nor of a registered class: it cannot be written down.
     """
-    if type(initializer).__name__ not in _by_name:
-        raise ValueError(f"initializer: expected one of {', '.join(NAMES)} to write down, received {initializer!r}")
-    return {"class_name": type(initializer).__name__, "config": initializer.get_config()}
+    return _kind.serialize(initializer)

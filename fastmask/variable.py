@@ -22,6 +22,13 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     dtype : str or dtype, optional
         "float32" or "float64"; default: that of `value`, float32 for other numbers.
 
+    Attributes
+    ----------
+    regularizer : Regularizer or None
+        Its penalty is added to the loss in training.
+    constraint : callable or None
+        What the value is put through after each step of an optimizer.
+
     Notes
     -----
     A Variable can be used wherever NumPy takes an array: `np.dot(x, v)`, `v + 1`, `v[0]`, `np.asarray(v)`. What comes
@@ -53,6 +60,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         self._own(np.array(_numbers(np.asarray(value), "value"), dtype=dtype, order="C"))
         self.name = name or "variable"
         self.trainable = bool(trainable)
+        self.regularizer = self.constraint = None
 
     def _own(self, data):
         self._data = data  # written to only by assign, __setitem__ and optimizers, each followed by _changed()
@@ -186,11 +194,12 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
 
     # ---- copying and showing ----------------------------------------------------------------------------------------
     def __getstate__(self):
-        return {"data": self._data, "name": self.name, "trainable": self.trainable}
+        kept = ("name", "trainable", "regularizer", "constraint")
+        return {"data": self._data} | {key: getattr(self, key) for key in kept}
 
     def __setstate__(self, state):
-        self._own(state["data"])
-        self.name, self.trainable = state["name"], state["trainable"]
+        self._own(state.pop("data"))
+        self.__dict__.update(state)
 
     def __repr__(self):
         value = np.array2string(self.value, threshold=20)

@@ -74,6 +74,7 @@ def test_fans():
     ],
 )
 def test_scaled_variance(name, variance):
+    initializers.set_random_seed(0)  # the mean is off by 1e-3 once in seventy draws
     value = initializers.get(name)(SHAPE, "float64")
     assert abs(value.var() / variance - 1) < 0.03 and abs(value.mean()) < 1e-3
     limit = (

@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
+import fastmask.registry
 import fastmask.variable
 from fastmask import initializers
 from fastmask.layers import (
@@ -24,7 +25,6 @@ from fastmask.layers import (
     core,
     deserialize,
     register_serializable,
-    registry,
     serialize,
 )
 from fastmask.ragged import Ragged
@@ -314,7 +314,7 @@ def test_names():
 
 
 def test_examples_in_docstrings():
-    for module in (fastmask.variable, core, registry):
+    for module in (fastmask.variable, core, fastmask.registry):
         assert_doctests(module)
 
 
@@ -329,7 +329,9 @@ BAD = {
     "initializer": (lambda: Dense(2, kernel_initializer="glorot"), ValueError, "initializer: expected one of"),
     "dtype": (lambda: Dense(2, dtype="float16"), ValueError, "dtype: expected float32 or float64, received 'float16'"),
     "argument": (lambda: Dense(2, unit=3), TypeError, "Dense: unknown argument 'unit'"),
-    "regularizer": (lambda: Dense(2, kernel_regularizer="l2"), ValueError, "kernel_regularizer: not supported"),
+    "regularizer": (lambda: Dense(2, kernel_regularizer="l3"), ValueError, "regularizer: expected one of l1, l2"),
+    "activity": (lambda: Dense(2, activity_regularizer="l2"), ValueError, "activity_regularizer: not supported"),
+    "constraint": (lambda: Dense(2, bias_constraint="norm"), ValueError, "constraint: expected one of max_norm"),
     "recurrent_dropout": (lambda: GRU(2, recurrent_dropout=0.1), ValueError, "recurrent_dropout: not supported"),
     "stateful": (lambda: GRU(2, stateful=True), ValueError, "stateful: not supported"),
     "dropout": (lambda: GRU(2, dropout=1.5), ValueError, "dropout: expected a number from 0 to 1"),

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from fastmask import initializers
+from fastmask import constraints, initializers, regularizers
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
@@ -153,16 +153,17 @@ class Layer:
         initializer : as `initializers.get` takes; "glorot_uniform" by default
         dtype : default: the layer's
         trainable : bool
-        regularizer, constraint : None
-            Not supported yet.
+        regularizer : as `regularizers.get` takes, optional
+            Its penalty is added to the loss in training.
+        constraint : as `constraints.get` takes, optional
+            What the weight is put through after each step of training.
         name : str, optional
 
         Returns
         -------
         Variable
         """
-        if regularizer is not None or constraint is not None:
-            raise ValueError("regularizer, constraint: not supported yet, expected None")
+        regularizer, constraint = regularizers.get(regularizer), constraints.get(constraint)
         shape = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
         if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
             raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
@@ -171,6 +172,7 @@ class Layer:
         if np.shape(value) != shape:
             raise ValueError(f"initializer: expected a value of shape {shape}, received {np.shape(value)}")
         weight = Variable(value, name or f"weight_{len(self._own_weights)}", trainable, dtype)
+        weight.regularizer, weight.constraint = regularizer, constraint
         self._own_weights.append(weight)
         return weight
 

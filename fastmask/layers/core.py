@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastmask import activations, initializers
+from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
 from fastmask.layers.registry import register_serializable
 from fastmask.ops import gemm
@@ -135,6 +135,10 @@ class Dense(Layer):
         A name of `fastmask.activations`; None is linear. softmax and log_softmax work along the last axis.
     use_bias : bool
     kernel_initializer, bias_initializer : as `initializers.get` takes
+    kernel_regularizer, bias_regularizer : as `regularizers.get` takes, optional
+    activity_regularizer : None
+        Not supported.
+    kernel_constraint, bias_constraint : as `constraints.get` takes, optional
 
     Notes
     -----
@@ -156,23 +160,44 @@ class Dense(Layer):
         use_bias=True,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.units = check_units(units)
         self.activation = activations.name_of(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
         self.kernel = self.bias = None
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-1] is None:
             raise ValueError(f"{self.name}: inputs: expected shape (B,...,F) with a known F, received {input_shape}")
         features = int(input_shape[-1])
-        self.kernel = self.add_weight((features, self.units), self.kernel_initializer, name="kernel")
+        self.kernel = self.add_weight(
+            (features, self.units),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            name="kernel",
+        )
         if self.use_bias:
-            self.bias = self.add_weight((self.units,), self.bias_initializer, name="bias")
+            self.bias = self.add_weight(
+                (self.units,),
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
+            )
 
     def call(self, inputs, mask=None, training=False):
         return self._compute(inputs, mask, training, self.activation)
@@ -250,6 +275,10 @@ class Dense(Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
         }
 
     def mask_role(self):

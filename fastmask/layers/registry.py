@@ -1,33 +1,13 @@
-"""Layer classes by name: how a configuration that was written down becomes a layer again."""
+"""How a layer is written down and becomes a layer again."""
 
-_classes = {}
+from fastmask.registry import register_serializable, registered_class, registered_name
 
-
-def register_serializable(package="custom", name=None):
-    """Class decorator: make a layer class of one's own known under "package>name", so that it can be read back.
-
-    Examples
-    --------
-    >>> from fastmask.layers import Layer
-    >>> @register_serializable("docs")
-    ... class Nothing(Layer):
-    ...     def call(self, inputs):
-    ...         return inputs
-    >>> deserialize(serialize(Nothing(name="n")))
-    <Nothing name=n, built=False>
-    """
-
-    def register(cls):
-        cls._registered_name = f"{package}>{name or cls.__name__}" if package else name or cls.__name__
-        _classes[cls._registered_name] = cls
-        return cls
-
-    return register
+__all__ = ["deserialize", "register_serializable", "serialize"]
 
 
 def serialize(layer):
     """{"class_name": ..., "config": ...}"""
-    name = type(layer).__dict__.get("_registered_name")
+    name = registered_name(type(layer))
     if name is None:
         raise ValueError(
             f"{layer.name}: expected a registered class to write down, received {type(layer).__name__}: decorate it "
@@ -49,6 +29,7 @@ def deserialize(config):
             return config
         raise ValueError(f"layer: expected a layer or its configuration, received {config!r}")
     name = config.get("class_name")
-    if name not in _classes:
+    cls = registered_class(name)
+    if cls is None:
         raise ValueError(f"layer: expected a class that is registered, received {name!r}")
-    return _classes[name].from_config(config.get("config", {}))
+    return cls.from_config(config.get("config", {}))
