@@ -25,6 +25,7 @@ _HOMES = {
     "Input": "layers",
     "MaskDroppedWarning": "layers",
     "Ragged": "ragged",
+    "Model": "models",
     "Sequential": "models",
     "Variable": "variable",
     "bucket_batches": "sequences",

@@ -20,7 +20,7 @@ from fastmask.layers import (
     SimpleRNN,
 )
 from fastmask.models import Sequential
-from fastmask.models.training import Scores
+from fastmask.models.training import OutputScore
 from fastmask.optimizers import SGD, Adam
 from fastmask.ragged import Ragged
 from helpers import assert_close, assert_gradient, mask_cases
@@ -98,7 +98,7 @@ def test_a_custom_layer_needs_no_output_shape():
             return inputs[:, -1]
 
     model = Sequential([Input((None, F)), Last(), Dense(2)])
-    assert model.output_shape == (None, 2) and model._shapes[0] == (None, F)
+    assert model.output_shape == (None, 2) and model.layers[0].output.shape == (None, F)
 
 
 def test_summary():
@@ -246,7 +246,7 @@ def test_loss_on_logits_equals_the_chain_rule():
             model(x)
             model.set_weights([random(*w.shape, dtype=np.float64) for w in model.get_weights()])
             if not on_logits:
-                model._loss_on_logits = lambda: None
+                model._losses_on_logits = lambda: [None]
             compiled(model, loss(), SGD(0.1), metrics=[])
             value = model.train_on_batch(x, y, mask=mask)
             results.append([value, model.evaluate(x, y, mask=mask), *model.get_weights()])
@@ -302,13 +302,13 @@ def test_the_loss_of_an_epoch_is_weighted_by_valid_steps():
 def test_bucketing_groups_rows_and_changes_no_batch():
     x, mask, rows, _ = data()
     model = compiled(Sequential([GRU(5), Dense(K)]), losses.SparseCategoricalCrossentropy(from_logits=True))
-    seen, original = [], Scores.add
+    seen, original = [], OutputScore.measure
 
-    def watch(self, total, divisor, y, outputs, weight, m):
-        seen.append((np.asarray(outputs).copy(), y.copy()))
-        original(self, total, divisor, y, outputs, weight, m)
+    def watch(self, result):
+        seen.append((np.asarray(result.output).copy(), result.y.copy()))
+        original(self, result)
 
-    Scores.add = watch
+    OutputScore.measure = watch
     try:
         for form, options in ((x, {"mask": mask}), (Ragged.from_padded(x, mask), {})):
             seen.clear()
@@ -326,7 +326,7 @@ def test_bucketing_groups_rows_and_changes_no_batch():
             spans.sort()
             assert all(low[1] <= high[0] for low, high in zip(spans, spans[1:], strict=False))
     finally:
-        Scores.add = original
+        OutputScore.measure = original
 
 
 def test_fit_is_train_on_batch_is_a_step_by_hand():

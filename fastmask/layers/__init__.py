@@ -2,9 +2,10 @@
 
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
-from fastmask.layers.core import Dense, Dropout, Input, Masking
+from fastmask.layers.core import Dense, Dropout, Masking
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
+from fastmask.layers.symbolic import Input
 
 __all__ = [
     "GRU",

@@ -2,17 +2,17 @@
 
 import functools
 import inspect
-import itertools
 import os
-import re
 import threading
 import warnings
 
 import numpy as np
 
 from fastmask import constraints, initializers, regularizers
+from fastmask.layers import symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.registry import auto_name
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
@@ -28,6 +28,11 @@ NOT_SUPPORTED = (
 class MaskDroppedWarning(UserWarning):
     """A mask came in and none goes out, though nothing used it up. `warnings.simplefilter("error", MaskDroppedWarning)`
     makes it an error."""
+
+
+def warn_dropped(layer, why):
+    """Say that `layer` loses a mask, and what to do about it."""
+    warnings.warn(f"{layer.name}: {type(layer).__name__} {why}", MaskDroppedWarning, stacklevel=5)
 
 
 class Layer:
@@ -64,7 +69,8 @@ class Layer:
 
     supports_masking = False
     supports_ragged = False  # whether call takes a Ragged
-    _autocast = True  # inputs are cast to the layer's dtype
+    _autocast = True  # inputs are cast to the layer's dtype: floats; integers, too, if ...
+    _casts_integers = False  # ids stay ids
     _single_input = False  # a list of arrays is no list of inputs
     _lean = False  # inference needs no Call: `call` sets self.saved and calls sub-layers in training only
     _makes_mask = False  # compute_mask may give a mask though none came in
@@ -77,7 +83,11 @@ class Layer:
         if "call" in own:
             parameters = inspect.signature(own["call"]).parameters
             cls._takes_mask, cls._takes_training = "mask" in parameters, "training" in parameters
+        if cls.__module__.partition(".")[0] == "fastmask":
+            cls._casts_integers = own.get("_casts_integers", True)  # its layers compute in floats
         if "compute_mask" in own:
+            if own["compute_mask"] is not Layer.compute_mask:
+                cls.compute_mask = _symbolic_too(own["compute_mask"])
             cls.supports_masking = own.get("supports_masking", True)
             cls._makes_mask = own.get("_makes_mask", True)
         if "build" in own:
@@ -93,6 +103,7 @@ class Layer:
         self._trainable = True
         self._dtype = DTYPES["float32"]
         self._own_weights = []
+        self._nodes = []  # its calls on symbolic tensors
         self._latest = LatestCall()
         self._plain_dtype = None  # once built: the dtype of arrays that `__call__` can pass straight to `call`
         return self
@@ -131,6 +142,8 @@ class Layer:
         )
 
     def _build_shape(self, shape):
+        if self.built:
+            return
         self.name = self.name or auto_name(type(self))
         self.build(shape)
         with _build_lock:
@@ -275,7 +288,7 @@ class Layer:
         ):
             return self.call(inputs, *args, **kwargs)
         if is_symbolic(inputs):
-            return self._call_symbolic(inputs, *args, mask=mask, **kwargs)
+            return symbolic.call(self, inputs, args, mask, training, kwargs)
         given = mask
         mask = map_inputs(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
         inputs = map_inputs(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
@@ -287,11 +300,6 @@ class Layer:
             training = bool(stack.calls) and bool(stack.calls[-1].training)
         outputs, mask = self._run(inputs, mask, bool(training), args, kwargs)
         return attach(outputs, mask)
-
-    def _call_symbolic(self, inputs, *args, **kwargs):
-        raise TypeError(
-            f"{self.name}: expected an array, received the symbolic {inputs!r}; put it first into a Sequential"
-        )
 
     def _is_list(self, inputs):
         """Whether inputs is a list of several inputs, not one array written as a list."""
@@ -307,7 +315,7 @@ class Layer:
         if isinstance(x, Ragged):
             if not self.supports_ragged:
                 raise TypeError(f"{self.name}: {type(self).__name__} has no meaning for a Ragged: use r.to_padded()")
-            if self._autocast and x.dtype != self._dtype:
+            if self._autocast and x.dtype != self._dtype and (self._casts_integers or x.dtype.kind == "f"):
                 return x.with_values(self._cast(x.values))
             return plain(x)
         refuse_numpy_ma(x, f"{self.name}: inputs")
@@ -319,7 +327,7 @@ class Layer:
             ) from error
         if x.dtype.kind not in "biuf":
             raise TypeError(f"{self.name}: inputs: expected numbers, received dtype {x.dtype}")
-        return self._cast(x) if self._autocast else x
+        return self._cast(x) if self._autocast and (self._casts_integers or x.dtype.kind == "f") else x
 
     def _cast(self, x):
         return x if x.dtype == self._dtype else x.astype(self._dtype)
@@ -364,47 +372,94 @@ class Layer:
         if self.supports_masking:
             several = mask is None and isinstance(inputs, list)
             mask = self.compute_mask(inputs, [None] * len(inputs) if several else mask)
-            if isinstance(outputs, (list, tuple)) and len(outputs) > 1 and isinstance(mask, np.ndarray):
-                warnings.warn(
-                    f"{self.name}: {type(self).__name__} has {len(outputs)} outputs and one mask, which goes with the "
-                    "first: give it a compute_mask that returns a list, None where an output has no mask",
-                    MaskDroppedWarning,
-                    stacklevel=4,
-                )
+            if isinstance(outputs, (list, tuple)):
+                if len(outputs) > 1 and isinstance(mask, np.ndarray):
+                    warn_dropped(
+                        self,
+                        f"has {len(outputs)} outputs and one mask, which goes with the first: give it a compute_mask "
+                        "that returns a list, None where an output has no mask",
+                    )
+            elif isinstance(mask, (list, tuple)):
+                mask = self._first_mask(mask)
             return outputs, mask
         if mask is not None:
-            warnings.warn(
-                f"{self.name}: {type(self).__name__} does not hand the mask on, so it is lost here. Pass mask= to a "
-                "later layer by hand, or give the class supports_masking = True or compute_mask.",
-                MaskDroppedWarning,
-                stacklevel=4,
-            )
+            self._warn_dropped()
         return outputs, None
+
+    def _warn_dropped(self):
+        warn_dropped(
+            self,
+            "does not hand the mask on, so it is lost here. Pass mask= to a later layer by hand, or give the class "
+            "supports_masking = True or compute_mask.",
+        )
+
+    def _first_mask(self, masks):
+        """The mask of the one output of a layer that hands on those of several inputs without a word on which."""
+        given = [m for m in masks if m is not None]
+        if len(given) > 1 and any(m is not given[0] for m in given):
+            warn_dropped(self, "hands on the mask of its first input only: give it a compute_mask")
+        return masks[0]
 
     def call(self, inputs):
         """The computation."""
         raise NotImplementedError(f"{type(self).__name__} has no call")
 
     def compute_mask(self, inputs, mask=None):
-        """The mask of the outputs; here the one that came in."""
-        return mask
+        """The mask of the outputs; here the one that came in. Of symbolic inputs it is symbolic."""
+        return map_inputs(lambda x: x.mask, inputs) if mask is None and is_symbolic(inputs) else mask
+
+    def compute_mask_shape(self, input_shape, mask_shape):
+        """Shape of the mask of the outputs, None where there is none; a list for several outputs.
+
+        mask_shape: that of the mask of the inputs, None or a list likewise. Unless a class knows better, it is found by
+        trying `compute_mask` on zeros.
+        """
+        if mask_shape is None and not self._makes_mask:
+            return None
+        if type(self).compute_mask is not Layer.compute_mask:
+            return symbolic.try_compute_mask(self, input_shape, mask_shape)
+        if not self.supports_masking:
+            self._warn_dropped()
+            return None
+        return self._first_mask(mask_shape) if isinstance(mask_shape, list) else mask_shape
 
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights; here nothing is known."""
 
     def compute_output_shape(self, input_shape):
         """Shape of the outputs, None for what varies. Unless a class knows better, it is found by trying."""
-        shapes = []
-        for n in (2, 3):
-            zeros = map_shape(lambda s, n=n: np.zeros([n if d is None else d for d in s], self._dtype), input_shape)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                outputs, _ = self._run(zeros, None, False)
-            shapes.append([np.shape(y) for y in outputs] if isinstance(outputs, (list, tuple)) else [np.shape(outputs)])
-        merged = [
-            tuple(a if a == b else None for a, b in zip(s2, s3, strict=True)) for s2, s3 in zip(*shapes, strict=True)
-        ]
-        return merged if isinstance(outputs, (list, tuple)) else merged[0]
+        inputs = map_shape(lambda s: symbolic.SymbolicTensor(s, self.dtype, "input"), input_shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return symbolic.try_out(self, inputs, None, {})[0]
+
+    def compute_output_spec(self, inputs, mask_shape, options):
+        """(shapes, shapes of the masks) of the outputs of a call on symbolic inputs with these options."""
+        own = type(self)
+        finds_masks = own.compute_mask is not Layer.compute_mask or not self._sub_layers()
+        if own.compute_output_shape is not Layer.compute_output_shape and finds_masks:
+            shape = map_inputs(lambda x: x.shape, inputs)
+            return self.compute_output_shape(shape), self.compute_mask_shape(shape, mask_shape)
+        return symbolic.try_out(self, inputs, mask_shape, options)
+
+    # ---- in a model -------------------------------------------------------------------------------------------------
+    @property
+    def input(self):
+        """The symbolic input of the layer's only call in a model."""
+        return self._only_node().inputs
+
+    @property
+    def output(self):
+        """The symbolic output of the layer's only call in a model, as for `Model(model.input, layer.output)`."""
+        node = self._only_node()
+        return node.outputs[0] if node.single else list(node.outputs)
+
+    def _only_node(self):
+        if len(self._nodes) != 1:
+            raise ValueError(
+                f"{self.name}: expected a layer called once on symbolic tensors, it was {len(self._nodes)} times"
+            )
+        return self._nodes[0]
 
     # ---- going back -------------------------------------------------------------------------------------------------
     @property
@@ -460,6 +515,11 @@ class Layer:
         self._latest.call = None
         return call, functools.partial(setattr, self._latest, "call")
 
+    def keyword_gradients(self):
+        """Gradients of arrays that came as keywords of the call, from the latest backward in this thread: {"name":
+        gradient}. A model asks for them where such an argument is one of its tensors."""
+        return {}
+
     def add_gradient(self, weight, gradient):
         """Add an array or a RowsGradient to the gradient of one of this layer's weights; for use in `backward`."""
         if not isinstance(gradient, RowsGradient):
@@ -506,7 +566,7 @@ class Layer:
         return "drops"
 
     def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key not in ("_latest", "_packed")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_latest", "_packed", "_nodes")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)  # __new__ has made the rest
@@ -515,7 +575,15 @@ class Layer:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
 
-# ---- what __init_subclass__ wraps around build and backward ----------------------------------------------------------
+# ---- what __init_subclass__ wraps around compute_mask, build and backward -------------------------------------------
+def _symbolic_too(compute_mask):
+    @functools.wraps(compute_mask)
+    def managed(self, inputs, mask=None):
+        return symbolic.compute_mask(self, inputs, mask) if is_symbolic(inputs) else compute_mask(self, inputs, mask)
+
+    return managed
+
+
 _build_lock = threading.RLock()
 
 
@@ -577,17 +645,7 @@ def _managed_backward(backward):
     return managed
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
-_name_counts = {}
-
-
-def auto_name(cls):
-    """gru, gru_1, gru_2, ..."""
-    base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower().lstrip("_")
-    n = next(_name_counts.setdefault(base, itertools.count()))
-    return f"{base}_{n}" if n else base
-
-
+# ---- weights --------------------------------------------------------------------------------------------------------
 def _checked_weight(value, variable, layer_name):
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":

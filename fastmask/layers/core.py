@@ -1,4 +1,4 @@
-"""Input, Masking, Dense and Dropout."""
+"""Masking, Dense and Dropout."""
 
 import numpy as np
 
@@ -8,42 +8,6 @@ from fastmask.layers.registry import register_serializable
 from fastmask.ops import gemm
 from fastmask.ops.mask import from_values
 from fastmask.ragged import Ragged
-
-
-class Input:
-    """What a model is fed with: the symbolic first entry of a model.
-
-    Parameters
-    ----------
-    shape : tuple
-        Of one row, without the batch: (None, 12) for sequences of any length with 12 features.
-    batch_size : int, optional
-    dtype : str
-    name : str, optional
-
-    Attributes
-    ----------
-    shape : tuple
-        With the batch: (None, None, 12).
-    """
-
-    is_symbolic = True
-
-    def __init__(self, shape, batch_size=None, dtype="float32", name=None):
-        if not isinstance(shape, (tuple, list)) or any(not _is_dim(n) for n in shape):
-            raise ValueError(f"shape: expected a tuple of whole numbers of 0 or more and Nones, received {shape!r}")
-        if not _is_dim(batch_size):
-            raise ValueError(f"batch_size: expected a whole number or None, received {batch_size!r}")
-        self.shape = (batch_size, *shape)
-        self.dtype = np.dtype(dtype).name
-        self.name = name or "input"
-
-    def __repr__(self):
-        return f"Input(shape={self.shape[1:]}, name={self.name!r})"
-
-
-def _is_dim(n):
-    return n is None or (isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0)
 
 
 def finite_under_mask(x, mask):
@@ -104,6 +68,9 @@ class Masking(Layer):
 
     def backward(self, grad):
         return _zero_where_masked(grad, self.saved)
+
+    def compute_mask_shape(self, input_shape, mask_shape):
+        return input_shape[:-1]
 
     def compute_output_shape(self, input_shape):
         return input_shape

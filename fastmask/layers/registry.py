@@ -1,8 +1,21 @@
-"""How a layer is written down and becomes a layer again."""
+"""How a layer is written down and becomes a layer again; and names for layers."""
+
+import itertools
+import re
 
 from fastmask.registry import register_serializable, registered_class, registered_name
 
-__all__ = ["deserialize", "register_serializable", "serialize"]
+__all__ = ["auto_name", "deserialize", "register_serializable", "serialize"]
+
+_name_counts = {}
+
+
+def auto_name(of):
+    """A name for a layer that was given none, from its class or a word: gru, gru_1, gru_2, ..."""
+    word = of if isinstance(of, str) else of.__name__
+    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", word).lower().lstrip("_")
+    n = next(_name_counts.setdefault(word, itertools.count()))
+    return f"{word}_{n}" if n else word
 
 
 def serialize(layer):

@@ -15,16 +15,28 @@ from fastmask.sequences import bucket_batches
 
 
 class Batch(NamedTuple):
-    """Rows of everything; None where there is nothing."""
+    """Rows of everything: lists, an entry for each input or output of the model, None where there is nothing."""
 
-    x: object  # ndarray or Ragged
-    y: object
-    mask: object  # ndarray, for a Ragged x (N,)
-    sample_weight: object
+    x: list  # ndarrays or Ragged
+    y: list
+    mask: list  # ndarrays, for a Ragged x (N,)
+    sample_weight: list
+
+    def __len__(self):
+        return len(self.x[0])
 
 
 class Rows:
-    """Checked inputs, targets, mask and weights with the same number of rows.
+    """Checked inputs, targets, masks and weights with the same number of rows.
+
+    Parameters
+    ----------
+    x, y, mask, sample_weight : lists
+        An entry for each input (x, mask) or output (y, sample_weight), None where there is nothing.
+    x_names, y_names : lists of str
+        What errors call them.
+    stack : bool
+        A list of rows is one array (inputs that are no sequences), not a Ragged.
 
     Raises
     ------
@@ -34,36 +46,36 @@ class Rows:
         No numbers.
     """
 
-    def __init__(self, x, y=None, mask=None, sample_weight=None, stack=False):
-        self.x = as_rows(x, "x", stack)
-        if mask is None:
-            mask = mask_of(x)
-        self.x = plain(self.x)
-        self.y = None if y is None else as_rows(y, "y")
-        self.sample_weight = None if sample_weight is None else as_rows(sample_weight, "sample_weight")
-        for name in ("y", "sample_weight"):
-            value = getattr(self, name)
-            if value is not None and len(value) != len(self.x):
-                raise ValueError(f"{name}: expected {len(self.x)} rows as x has, received {len(value)}")
-        self.mask = None
-        if mask is not None:
-            if isinstance(self.x, Ragged):
-                mask = Ragged.from_list(mask) if isinstance(mask, list) and np.ndim(mask[0] if mask else 0) else mask
-                self.mask = self.x.with_values(as_mask(mask, self.x))  # a Ragged, to be cut like x
-            else:
-                self.mask = as_mask(mask, self.x)
+    def __init__(self, x, y, mask, sample_weight, x_names=("x",), y_names=("y",), stack=False):
+        self.x, self.mask = [], []
+        for value, m, name in zip(x, mask, x_names, strict=True):
+            if value is None:
+                raise ValueError(f"{name}: expected an array, a Ragged or a list of arrays, received None")
+            rows = as_rows(value, name, stack)
+            m = mask_of(value) if m is None else m
+            self.x.append(plain(rows))
+            self.mask.append(None if m is None else _row_masks(m, self.x[-1], name))
+        self.y = [None if v is None else as_rows(v, name) for v, name in zip(y, y_names, strict=True)]
+        weights = [name.replace("y", "sample_weight", 1) for name in y_names]
+        self.sample_weight = [
+            None if v is None else as_rows(v, name) for v, name in zip(sample_weight, weights, strict=True)
+        ]
+        for values, names in ((self.x, x_names), (self.y, y_names), (self.sample_weight, weights)):
+            for value, name in zip(values, names, strict=True):
+                if value is not None and len(value) != len(self):
+                    raise ValueError(f"{name}: expected {len(self)} rows as {x_names[0]} has, received {len(value)}")
 
     def __len__(self):
-        return len(self.x)
+        return len(self.x[0])
 
     def take(self, rows):
         """A Batch of these rows: an array of indices, or a slice."""
-        mask = _take(self.mask, rows)
+        masks = [_take(m, rows) for m in self.mask]
         return Batch(
-            _take(self.x, rows),
-            _take(self.y, rows),
-            mask.values if isinstance(mask, Ragged) else mask,
-            _take(self.sample_weight, rows),
+            [_take(v, rows) for v in self.x],
+            [_take(v, rows) for v in self.y],
+            [m.values if isinstance(m, Ragged) else m for m in masks],
+            [_take(v, rows) for v in self.sample_weight],
         )
 
     def split(self, fraction):
@@ -77,21 +89,21 @@ class Rows:
 
     def _part(self, rows):
         part = Rows.__new__(Rows)
-        part.x, part.y, part.mask, part.sample_weight = (
-            _take(a, rows) for a in (self.x, self.y, self.mask, self.sample_weight)
-        )
+        for name in ("x", "y", "mask", "sample_weight"):
+            setattr(part, name, [_take(v, rows) for v in getattr(self, name)])
         return part
 
     def lengths(self):
-        """Valid steps of each row."""
-        if isinstance(self.mask, Ragged):
-            counts = np.concatenate([[0], np.cumsum(self.mask.values)])
-            return np.diff(counts[self.x.offsets])
-        if isinstance(self.x, Ragged):
-            return self.x.lengths
-        if self.mask is not None:
-            return np.count_nonzero(self.mask.reshape(len(self), -1), axis=1)
-        return np.full(len(self), self.x.shape[1] if self.x.ndim > 1 else 1)
+        """Valid steps of each row, of the first input that is a sequence."""
+        for x, mask in zip(self.x, self.mask, strict=True):
+            if isinstance(mask, Ragged):
+                counts = np.concatenate([[0], np.cumsum(mask.values)])
+                return np.diff(counts[x.offsets])
+            if isinstance(x, Ragged):
+                return x.lengths
+            if mask is not None:
+                return np.count_nonzero(mask.reshape(len(self), -1), axis=1)
+        return np.full(len(self), self.x[0].shape[1] if self.x[0].ndim > 1 else 1)
 
     def in_order(self, batch_size):
         """Slices of batch_size rows, one after the other; one empty slice if there are no rows."""
@@ -105,6 +117,40 @@ class Rows:
             return self.in_order(batch_size)
         order = generator.permutation(len(self))
         return [order[rows] for rows in self.in_order(batch_size)]
+
+
+def _row_masks(mask, x, name):
+    try:
+        if not isinstance(x, Ragged):
+            return as_mask(mask, x)
+        mask = Ragged.from_list(mask) if isinstance(mask, list) and np.ndim(mask[0] if mask else 0) else mask
+        return x.with_values(as_mask(mask, x))  # a Ragged, to be cut like x
+    except (ValueError, TypeError) as error:
+        raise error if name == "x" else type(error)(f"{name}: {error}") from error
+
+
+def per_part(value, names, argument, share=False):
+    """`value` as a list with an entry for each of the names (of inputs or outputs): from a list or tuple in their order
+    or a dict; None gives Nones. share: a single value is meant for all.
+
+    Raises
+    ------
+    ValueError
+        Another number of entries, or a name that is not known.
+    """
+    if value is None:
+        return [None] * len(names)
+    if isinstance(value, dict):
+        unknown = [key for key in value if key not in names]
+        if unknown:
+            raise ValueError(f"{argument}: expected the names {', '.join(names)}, received {unknown[0]!r}")
+        return [value.get(name) for name in names]
+    if isinstance(value, (list, tuple)) and len(value) == len(names):
+        return list(value)
+    if share and not isinstance(value, (list, tuple)):
+        return [value] * len(names)
+    received = f"{len(value)}" if isinstance(value, (list, tuple)) else type(value).__name__
+    raise ValueError(f"{argument}: expected a list of {len(names)}, for {', '.join(names)}, received {received}")
 
 
 def as_rows(value, name, stack=False):
@@ -210,6 +256,8 @@ def join(parts):
     """The outputs of several batches, one behind the other."""
     if len(parts) == 1:
         return parts[0]
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], (list, tuple)):
         return type(parts[0])(join(output) for output in zip(*parts, strict=True))
     if not isinstance(parts[0], Ragged):

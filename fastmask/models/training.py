@@ -1,16 +1,17 @@
 """compile, fit, evaluate, predict: the training loop of every model."""
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
 from fastmask import initializers, losses, metrics, optimizers
 from fastmask.layers.calls import Recording
-from fastmask.models.data import Rows, align, join
+from fastmask.models.data import Rows, align, join, per_part
 from fastmask.models.progress import Progress, WholeSteps
 from fastmask.ragged import Ragged
 
-NOT_SUPPORTED = ("loss_weights", "run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
+NOT_SUPPORTED = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
 
 
 class History:
@@ -32,36 +33,61 @@ class Trainer:
     optimizer = loss = None
     input_shape = None  # of the model's inputs, once known
     _shape_is_guess = False
+    _input_keys = _output_keys = None  # of models with several inputs or outputs: not None
+    input_names = output_names = ("",)
 
-    def compile(self, optimizer="rmsprop", loss=None, *, metrics=None, weighted_metrics=None, **refused):
+    def compile(
+        self, optimizer="rmsprop", loss=None, *, loss_weights=None, metrics=None, weighted_metrics=None, **refused
+    ):
         """Say how to train.
 
         Parameters
         ----------
         optimizer : str or Optimizer
-        loss : str or Loss
-            If the model ends in softmax or sigmoid and this is the matching cross-entropy, it works on the logits.
+        loss : str or Loss; for several outputs one for all, a list, or a dict by the names of the outputs
+            None in a list, or a name left out of a dict: that output has no loss. If the model ends in softmax or
+            sigmoid and this is the matching cross-entropy, it works on the logits.
+        loss_weights : list or dict of float, optional
+            What the losses of the outputs are multiplied by; they are added up then.
         metrics : list of str or Metric, optional
-            Computed under the mask, without sample_weight.
-        weighted_metrics : list, optional
-            The same with sample_weight.
+            Computed under the mask, without sample_weight. For several outputs a list of such lists, or a dict.
+        weighted_metrics : the same, with sample_weight
 
         Raises
         ------
         ValueError, TypeError
-            Unknown name, or an argument of Keras that is not supported.
+            Unknown name, a number of entries that does not fit, or an argument of Keras that is not supported.
         """
         for key, value in refused.items():
             if key not in NOT_SUPPORTED:
                 raise TypeError(f"compile: unknown argument {key!r}")
             if value and value != "auto":
                 raise ValueError(f"{key}: not supported yet, expected None, received {value!r}")
-        chosen = optimizers.get(optimizer), None if loss is None else losses.get(loss)
-        wanted = _as_list(metrics, "metrics"), _as_list(weighted_metrics, "weighted_metrics")
-        for metric in wanted[0] + wanted[1]:
-            _make_metric(metric, (1, 2), (1, 2))  # raises if unknown
-        self.optimizer, self.loss = chosen
+        names = self.output_names
+        if isinstance(loss, (list, tuple, dict)):
+            chosen = [None if one is None else losses.get(one) for one in per_part(loss, names, "loss")]
+        else:
+            chosen = [None if loss is None else losses.get(loss) for _ in names]
+        weights = [1.0 if w is None else float(w) for w in per_part(loss_weights, names, "loss_weights")]
+        wanted = self._metrics_of(metrics, "metrics"), self._metrics_of(weighted_metrics, "weighted_metrics")
+        self.optimizer = optimizers.get(optimizer)
+        self.loss = chosen[0] if len(names) == 1 else None if loss is None else chosen
+        self._losses, self._loss_weights = chosen, weights
         self._metrics, self._weighted_metrics = wanted
+
+    def _metrics_of(self, given, argument):
+        """A list of metrics for each output."""
+        names = self.output_names
+        if len(names) > 1 or given is None or isinstance(given, dict):
+            given = per_part(given, names, argument)
+        elif isinstance(given, (list, tuple)):
+            given = [given]
+        else:
+            raise TypeError(f"{argument}: expected a list, received {given!r}")
+        lists = [[] if g is None else list(g) if isinstance(g, (list, tuple)) else [g] for g in given]
+        for metric in (m for some in lists for m in some):
+            _make_metric(metric, (1, 2), (1, 2))  # raises if unknown
+        return lists
 
     # ---- the three loops --------------------------------------------------------------------------------------------
     def fit(
@@ -206,9 +232,9 @@ class Trainer:
         rows = self._rows(x, None, mask, None)
         parts = []
         for batch in rows.in_order(_count(32 if batch_size is None else batch_size, "batch_size")):
-            x, _, mask, _ = rows.take(batch)
-            parts.append(self._run(x, mask, False)[0])
-        return join(parts)
+            parts.append(self._run(*self._inputs_of(rows.take(batch)), False)[0])
+        outputs = join(parts)
+        return dict(zip(self._output_keys, outputs, strict=True)) if type(self._output_keys) is tuple else outputs
 
     # ---- single batches ---------------------------------------------------------------------------------------------
     def train_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
@@ -222,57 +248,97 @@ class Trainer:
 
     def test_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
         """Loss and metrics of one batch."""
-        return self.evaluate(x, y, max(len(x), 1), 0, sample_weight, return_dict=return_dict, mask=mask)
+        self._check_compiled("test_on_batch")
+        rows = self._rows(x, y, mask, sample_weight)
+        return _logs(self._evaluate(rows, max(len(rows), 1)), return_dict)
 
     def predict_on_batch(self, x, *, mask=None):
         """Outputs of one batch."""
-        return self.predict(x, max(len(x), 1), mask=mask)
+        return self.predict(x, max(len(self._rows(x, None, mask, None)), 1), mask=mask)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
+    def _inputs_of(self, batch):
+        """(inputs, masks) as this model's call takes them."""
+        if self._input_keys is None:
+            return batch.x[0], batch.mask[0]
+        return batch.x, None if all(m is None for m in batch.mask) else batch.mask
+
+    def _as_list(self, values):
+        """Something for each output as a list."""
+        if self._output_keys is None:
+            return [values]
+        return [None] * len(self.output_names) if values is None else list(values)
+
     def _train_step(self, batch, scores, whole_steps):
         with Recording() as recording:
-            outputs, mask = self._run(batch.x, batch.mask, True)
+            outputs, masks = self._run(*self._inputs_of(batch), True)
         call = recording.inner[self][-1]
         call.need_x = False
-        on_logits = self._loss_on_logits()
-        call.grad_is_of_logits = on_logits is not None
-        y, weight = align(batch.y, outputs, mask, "y"), align(batch.sample_weight, outputs, mask, "sample_weight")
-        total, divisor, d_outputs = (on_logits or self.loss).sums_and_grad(
-            y, call.logits if on_logits else outputs, sample_weight=weight, mask=mask
-        )
+        on_logits = self._losses_on_logits()
+        of_logits = [loss is not None for loss in on_logits]
+        call.grad_is_of_logits = of_logits[0] if self._output_keys is None else of_logits
+        results = self._results(batch, outputs, masks)
+        grads = [
+            score.train(result, loss, logits)
+            for score, result, loss, logits in zip(
+                scores.outputs, results, on_logits, self._as_list(call.logits), strict=True
+            )
+        ]
         weights, trained = scores.weights()
         for v in weights:
             v.gradient = None
         with recording.backwards():
-            self.backward(d_outputs)
+            self.backward(grads[0] if self._output_keys is None else grads)
+        scores.add_regularization(with_gradients=True)
         if trained:
             gradients = [np.zeros(v.shape, v.dtype) if v.gradient is None else v.gradient for v in trained]
             with whole_steps.step():
                 self.optimizer.apply(gradients, trained)
-        scores.add(total, divisor, y, outputs, weight, mask)
+        scores.measure(results)
 
     def _test_step(self, batch, scores):
-        on_logits = self._loss_on_logits()
-        if on_logits is None:
-            outputs, mask = self._run(batch.x, batch.mask, False)
-            predicted = outputs
+        on_logits = self._losses_on_logits()
+        logits = None
+        if any(loss is not None for loss in on_logits):
+            outputs, masks, logits = self._run_with_logits(*self._inputs_of(batch))
         else:
-            outputs, mask, predicted = self._run_with_logits(batch.x, batch.mask)
-        y, weight = align(batch.y, outputs, mask, "y"), align(batch.sample_weight, outputs, mask, "sample_weight")
-        total, divisor = (on_logits or self.loss).sums(y, predicted, sample_weight=weight, mask=mask)
-        scores.add(total, divisor, y, outputs, weight, mask)
+            outputs, masks = self._run(*self._inputs_of(batch), False)
+        results = self._results(batch, outputs, masks)
+        for score, result, loss, z in zip(scores.outputs, results, on_logits, self._as_list(logits), strict=True):
+            score.test(result, loss, z)
+        scores.add_regularization()
+        scores.measure(results)
 
-    def _loss_on_logits(self):
-        """The loss that takes the logits, if the model ends in the activation that belongs to it, else None."""
-        activation = getattr(self.loss, "activation", None)
-        if activation is None or activation != self.output_activation:
+    def _results(self, batch, outputs, masks):
+        """A Result for each output: targets and weights in the form of the outputs."""
+        results = []
+        parts = zip(
+            self.output_names, self._as_list(outputs), self._as_list(masks), batch.y, batch.sample_weight, strict=True
+        )
+        for name, output, mask, y, weight in parts:
+            of = f" of {name}" if len(self.output_names) > 1 else ""
+            y, weight = align(y, output, mask, f"y{of}"), align(weight, output, mask, f"sample_weight{of}")
+            results.append(Result(output, mask, y, weight))
+        return results
+
+    def _losses_on_logits(self):
+        """For each output the loss that takes its logits, if it comes from the activation that belongs to it, else
+        None."""
+        return [
+            self._on_logits(*pair) for pair in zip(self._losses, self._as_list(self.output_activation), strict=True)
+        ]
+
+    @staticmethod
+    def _on_logits(loss, output_activation):
+        activation = getattr(loss, "activation", None)
+        if activation is None or activation != output_activation:
             return None
-        if self.loss.from_logits:
+        if loss.from_logits:
             warnings.warn(
                 f"the loss has from_logits=True, but the model ends in {activation}: the logits before it are used",
-                stacklevel=4,
+                stacklevel=6,
             )
-        return self.loss.on_logits()
+        return loss.on_logits()
 
     def _validation_rows(self, data, mask):
         if not isinstance(data, (list, tuple)) or len(data) not in (2, 3):
@@ -283,27 +349,69 @@ class Trainer:
 
     def _rows(self, x, y, mask, sample_weight):
         """Checked; lists are stacked only where the model declares inputs (B,F), which are no sequences."""
-        if isinstance(x, (list, tuple)) and not len(x) and self.input_shape is not None and len(self.input_shape) > 2:
-            x = Ragged(np.zeros((0, *self.input_shape[2:]), np.float32), [0])
-        shape = None if self._shape_is_guess else self.input_shape
-        stack = shape is not None and len(shape) == 2 and shape[1] is not None
-        return Rows(x, y, mask, sample_weight, stack)
+        x_names, stack = ["x"], False
+        if self._input_keys is not None:
+            names = self.input_names
+            x_names = [f"x[{name!r}]" for name in names]
+            x, mask = per_part(x, names, "x"), per_part(mask, names, "mask")
+        else:
+            shape = None if self._shape_is_guess else self.input_shape
+            x = x[self.input_names[0]] if isinstance(x, dict) and set(x) == set(self.input_names) else x
+            if (
+                isinstance(x, (list, tuple))
+                and not len(x)
+                and self.input_shape is not None
+                and len(self.input_shape) > 2
+            ):
+                x = Ragged(np.zeros((0, *self.input_shape[2:]), np.float32), [0])
+            stack = shape is not None and len(shape) == 2 and shape[1] is not None
+            x, mask = [x], [mask]
+        names = self.output_names
+        y_names = ["y"] if len(names) == 1 else [f"y[{name!r}]" for name in names]
+        several = len(names) > 1
+        y = per_part(y, names, "y") if several or isinstance(y, dict) else [y]
+        if several or isinstance(sample_weight, dict):
+            sample_weight = per_part(sample_weight, names, "sample_weight", share=True)
+        else:
+            sample_weight = [sample_weight]
+        return Rows(x, y, mask, sample_weight, x_names, y_names, stack)
 
     def _check_compiled(self, method):
         if self.optimizer is None or self.loss is None:
             what = "compile(optimizer, loss)" if self.optimizer is None else "compile with a loss"
             raise ValueError(f"{self.name}.{method}: expected a call of {what} before it")
+        if len(self._losses) != len(self.output_names):
+            raise ValueError(f"{self.name}.{method}: expected another compile, the outputs have changed since")
+
+
+class Result(NamedTuple):
+    """What one output of a model gave for a batch, and what it should have been."""
+
+    output: object
+    mask: object
+    y: object
+    weight: object
 
 
 class Scores:
-    """Loss and metrics of an epoch, each a mean over valid steps."""
+    """Loss and metrics of an epoch, each a mean over valid steps: those of every output, and their sum."""
 
     def __init__(self, model):
         self.model = model
-        self.sums = model.loss.reduction in ("sum", "none", None)  # the loss of an epoch is then a sum, too
-        self.total = self.divisor = 0.0
-        self.metrics = None
+        several = len(model.output_names) > 1
+        self.outputs = [
+            OutputScore(loss, weight, metrics, weighted, f"{name}_" if several else "")
+            for loss, weight, metrics, weighted, name in zip(
+                model._losses,
+                model._loss_weights,
+                model._metrics,
+                model._weighted_metrics,
+                model.output_names,
+                strict=True,
+            )
+        ]
         self._weights = None
+        self._penalty, self._batches = 0.0, 0
 
     def weights(self):
         """All weights of the model and those that are trained; looked up once an epoch."""
@@ -311,43 +419,110 @@ class Scores:
             self._weights = self.model.weights, self.model.trainable_weights
         return self._weights
 
-    def add(self, total, divisor, y, outputs, weight, mask):
-        self.total += total
-        self.divisor += divisor
-        if self.metrics is None:
-            self.metrics = self._make(y, outputs)
-        for metric, weighted in self.metrics:
-            metric.update_state(y, outputs, sample_weight=weight if weighted else None, mask=mask)
+    def add_regularization(self, with_gradients=False):
+        """Penalties of the weights, and their gradients to those that are there already."""
+        self._batches += 1
+        for v in self.weights()[1]:
+            if v.regularizer is not None:
+                self._penalty += v.regularizer(v.value)
+                if with_gradients:
+                    own = np.asarray(v.regularizer.gradient(v.value), v.dtype)
+                    v.gradient = own if v.gradient is None else v.gradient + own
 
-    def _make(self, y, outputs):
-        made = []
-        for names, weighted in ((self.model._metrics, False), (self.model._weighted_metrics, True)):
-            for name in names:
-                metric = _make_metric(name, y.shape, outputs.shape)
-                metric.reset_state()
-                if weighted and any(metric.name == other.name for other, _ in made):
-                    metric.name = f"weighted_{metric.name}"
-                made.append((metric, weighted))
-        return made
+    def measure(self, results):
+        """Let the metrics see a batch."""
+        for score, result in zip(self.outputs, results, strict=True):
+            score.measure(result)
 
     def running(self):
         """The loss so far."""
-        return {"loss": self.total if self.sums else self.total / self.divisor if self.divisor else 0.0}
+        total = sum(score.weight * score.loss_so_far() for score in self.outputs if score.loss is not None)
+        return {"loss": total + (self._penalty / self._batches if self._batches else 0.0)}
 
     def result(self):
-        return self.running() | {metric.name: metric.result() for metric, _ in self.metrics or ()}
+        logs = self.running()
+        if len(self.outputs) > 1:
+            logs |= {f"{s.prefix}loss": s.loss_so_far() for s in self.outputs if s.loss is not None}
+        for score in self.outputs:
+            for metric, _, name in score.metrics or ():
+                logs[name] = metric.result()
+        return logs
+
+
+class OutputScore:
+    """Loss and metrics of one output."""
+
+    def __init__(self, loss, weight, metrics, weighted_metrics, prefix):
+        self.loss, self.weight, self.prefix = loss, weight, prefix
+        self._wanted = (metrics, False), (weighted_metrics, True)
+        self.total = self.divisor = 0.0
+        self.metrics = None  # made when the shapes are known: (metric, whether it is weighted, name)
+
+    def train(self, result, on_logits, logits):
+        """Take in the loss of a batch; returns the gradient of the output, or with `on_logits` of its logits."""
+        if self.loss is None:
+            return None
+        total, divisor, gradient = (on_logits or self.loss).sums_and_grad(
+            self._targets(result), logits if on_logits else result.output, sample_weight=result.weight, mask=result.mask
+        )
+        self._add(total, divisor)
+        if self.weight == 1 or gradient is None:
+            return gradient
+        if isinstance(gradient, Ragged):
+            return gradient.with_values(gradient.values * gradient.dtype.type(self.weight))
+        return gradient * gradient.dtype.type(self.weight)
+
+    def test(self, result, on_logits, logits):
+        """Take in the loss of a batch."""
+        if self.loss is not None:
+            predicted = logits if on_logits else result.output
+            self._add(
+                *(on_logits or self.loss).sums(
+                    self._targets(result), predicted, sample_weight=result.weight, mask=result.mask
+                )
+            )
+
+    def _targets(self, result):
+        if result.y is None:
+            raise ValueError(
+                f"y: expected targets for {self.prefix[:-1] or 'the output'}, which has a loss, received None"
+            )
+        return result.y
+
+    def _add(self, total, divisor):
+        self.total += total
+        self.divisor += divisor
+
+    def loss_so_far(self):
+        if self.loss.reduction in ("sum", "none", None):  # the loss of an epoch is then a sum, too
+            return self.total
+        return self.total / self.divisor if self.divisor else 0.0
+
+    def measure(self, result):
+        """Let the metrics see a batch."""
+        y, output = result.y, result.output
+        if y is None:
+            return
+        if self.metrics is None:
+            self.metrics = self._make(y, output)
+        for metric, weighted, _ in self.metrics:
+            metric.update_state(y, output, sample_weight=result.weight if weighted else None, mask=result.mask)
+
+    def _make(self, y, output):
+        made = []
+        for wanted, weighted in self._wanted:
+            for one in wanted:
+                metric = _make_metric(one, y.shape, output.shape)
+                metric.reset_state()
+                name = f"{self.prefix}{metric.name}"
+                if weighted and any(name == other for _, _, other in made):
+                    name = f"{self.prefix}weighted_{metric.name}"
+                made.append((metric, weighted, name))
+        return made
 
 
 def _make_metric(metric, y_shape, outputs_shape):
     return metrics.get(metric, y_shape, outputs_shape)
-
-
-def _as_list(value, name):
-    if value is None:
-        return []
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name}: expected a list, received {value!r}")
-    return list(value)
 
 
 def _logs(logs, return_dict):
