@@ -77,9 +77,9 @@ class Input(SymbolicTensor):
     batch_size : int, optional
     dtype : str
         "int32" or the like for ids; layers convert what they are given themselves.
+    name : str, optional
     batch_shape : tuple, optional
         `shape` with the batch, instead of `shape` and `batch_size`.
-    name : str, optional
 
     Examples
     --------
