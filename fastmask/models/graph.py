@@ -55,6 +55,24 @@ class Graph:
         self._output_places = [self._place(t) for t in outputs]
         self._steps = self._plan()
         self._logit_steps = self._find_logit_steps()
+        # layers one after the other: then inference is a short loop, which single steps notice
+        self._chain = [node.layer for node in nodes] if self.is_chain and all(not n.training for n in nodes) else None
+
+    @property
+    def is_chain(self):
+        """Whether each layer is called once, on the one output of the layer before and nothing else."""
+        tensor = self.inputs[0]
+        for node in self.nodes:
+            if (
+                node.sources != [tensor]
+                or not node.single
+                or node.kind != "call"
+                or node.options
+                or node.mask is not None
+            ):
+                return False
+            tensor = node.outputs[0]
+        return len(self.inputs) == len(self.outputs) == 1 and tensor is self.outputs[0]
 
     def _place(self, tensor):
         if isinstance(tensor, SymbolicMask):
@@ -105,6 +123,11 @@ class Graph:
         logits: in training (`call` is the running call of the model) and with want_logits those of the outputs that
         have them, None for the others.
         """
+        if self._chain is not None and not (training or want_logits):
+            (x,), (mask,) = inputs, masks
+            for layer in self._chain:
+                x, mask = layer._run(layer._as_input(x), mask, False)
+            return (x,), (mask,), (None,)
         values, mask_of = [None] * len(self._number), [None] * len(self._number)
         values[: len(inputs)], mask_of[: len(masks)] = inputs, masks
 

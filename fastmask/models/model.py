@@ -180,6 +180,8 @@ class Functional(Model):
 
     # ---- running ----------------------------------------------------------------------------------------------------
     def __call__(self, inputs, *args, mask=None, **kwargs):
+        if self._input_keys is self._output_keys is None and not isinstance(inputs, dict):
+            return super().__call__(inputs, *args, mask=mask, **kwargs)
         if isinstance(inputs, dict):
             inputs = self._by_name(inputs, self.input_names, "inputs")
             mask = self._by_name(mask, self.input_names, "mask", partial=True) if isinstance(mask, dict) else mask

@@ -10,7 +10,7 @@ def summary_lines(model, line_length=None):
     graph = getattr(model, "_graph", None)
     rows = [_row(layer, [n for n in graph.nodes if n.layer is layer]) for layer in graph.layers] if graph else []
     rows = rows or [_row(layer, []) for layer in model.layers]
-    if graph and not _is_chain(graph):
+    if graph and not graph.is_chain:
         rows = [_row_of_input(x) for x in graph.inputs] + rows
     else:
         rows = [row[:-1] for row in rows]
@@ -52,16 +52,6 @@ def _source(tensor):
     if isinstance(tensor, SymbolicMask):
         return f"mask of {_source(tensor.tensor)}"
     return tensor.name
-
-
-def _is_chain(graph):
-    """Whether each layer is called once, on the one output of the layer before."""
-    tensor = graph.inputs[0]
-    for node in graph.nodes:
-        if node.sources != [tensor] or not node.single:
-            return False
-        tensor = node.outputs[0]
-    return len(graph.inputs) == len(graph.outputs) == 1 and tensor is graph.outputs[0]
 
 
 def _line(cells, widths):
