@@ -63,13 +63,8 @@ class Graph:
         """Whether each layer is called once, on the one output of the layer before and nothing else."""
         tensor = self.inputs[0]
         for node in self.nodes:
-            if (
-                node.sources != [tensor]
-                or not node.single
-                or node.kind != "call"
-                or node.options
-                or node.mask is not None
-            ):
+            plain = node.single and node.kind == "call" and not node.options and node.mask is None
+            if node.sources != [tensor] or not plain:
                 return False
             tensor = node.outputs[0]
         return len(self.inputs) == len(self.outputs) == 1 and tensor is self.outputs[0]

@@ -230,9 +230,9 @@ class Trainer:
             A Ragged if x is a Ragged or a list of arrays and the outputs are one for each step.
         """
         batch_size = _count(32 if batch_size is None else batch_size, "batch_size")
-        if type(x) is np.ndarray and mask is None and self._input_keys is self._output_keys is None:
-            if x.dtype.kind == "f" and x.ndim > 1 and 0 < len(x) <= batch_size:
-                return self._run(x, None, False)[0]  # the shortest way, for single steps
+        one_array = type(x) is np.ndarray and mask is None and self._input_keys is self._output_keys is None
+        if one_array and x.dtype.kind == "f" and x.ndim > 1 and 0 < len(x) <= batch_size:
+            return self._run(x, None, False)[0]  # the shortest way, for single steps
         rows = self._rows(x, None, mask, None)
         parts = []
         for batch in rows.in_order(batch_size):
