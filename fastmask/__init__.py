@@ -18,7 +18,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("activations", "constraints", "datasets", "initializers", "layers", "losses", "masks"),
-            *("metrics", "models", "optimizers", "regularizers"),
+            *("metrics", "models", "optimizers", "regularizers", "testing"),
         ),
         None,
     ),

@@ -4,6 +4,8 @@ import doctest
 
 import numpy as np
 
+from fastmask.testing import numerical_gradient
+
 
 def assert_close(actual, desired, dtype=np.float64, k=64, atol=0.0):
     """Elementwise |actual - desired| <= atol + k eps(dtype) max(1, |desired|); NaN and inf must agree.
@@ -28,24 +30,6 @@ def assert_close(actual, desired, dtype=np.float64, k=64, atol=0.0):
             f"{float(actual[where])!r}, expected {float(desired[where])!r}, "
             f"{error[worst] / scale[worst] / eps:.3g} eps where k = {k} and atol = {atol} are allowed"
         )
-
-
-def numerical_gradient(f, a, h=5e-4):
-    """Gradient of the scalar f() with respect to the float64 array a, which f reads: order-4 central differences.
-
-    a is changed in place while this runs and is back to its bits afterwards.
-    """
-    assert a.dtype == np.float64, "differences need float64"
-    gradient = np.zeros_like(a)
-    for index in np.ndindex(a.shape):
-        old = a[index]
-        values = []
-        for step in (-2, -1, 1, 2):
-            a[index] = old + step * h
-            values.append(f())
-        a[index] = old
-        gradient[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
-    return gradient
 
 
 def assert_gradient(f, a, gradient, k=2**16):
