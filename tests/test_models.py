@@ -20,7 +20,7 @@ from fastmask.layers import (
     SimpleRNN,
 )
 from fastmask.models import Sequential
-from fastmask.models.training import OutputScore
+from fastmask.models.scores import OutputScore
 from fastmask.optimizers import SGD, Adam
 from fastmask.ragged import Ragged
 from helpers import assert_close, assert_gradient, mask_cases
