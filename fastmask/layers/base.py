@@ -2,14 +2,12 @@
 
 import functools
 import inspect
-import os
-import threading
 import warnings
 
 import numpy as np
 
 from fastmask import constraints, initializers, regularizers
-from fastmask.layers import symbolic
+from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.layers.registry import auto_name
@@ -87,13 +85,13 @@ class Layer:
             cls._casts_integers = own.get("_casts_integers", True)  # its layers compute in floats
         if "compute_mask" in own:
             if own["compute_mask"] is not Layer.compute_mask:
-                cls.compute_mask = _symbolic_too(own["compute_mask"])
+                cls.compute_mask = managed.compute_mask(own["compute_mask"])
             cls.supports_masking = own.get("supports_masking", True)
             cls._makes_mask = own.get("_makes_mask", True)
         if "build" in own:
-            cls.build = _managed_build(own["build"])
+            cls.build = managed.build(own["build"])
         if "backward" in own:
-            cls.backward = _managed_backward(own["backward"])
+            cls.backward = managed.backward(own["backward"])
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)  # what must be there even if __init__ forgets super().__init__()
@@ -146,9 +144,7 @@ class Layer:
             return
         self.name = self.name or auto_name(type(self))
         self.build(shape)
-        with _build_lock:
-            if not self.built:  # a class without a build of its own
-                self._set_built()
+        managed.finish_build(self)
 
     def _set_built(self):
         self.built = True
@@ -573,76 +569,6 @@ class Layer:
 
     def __repr__(self):
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-
-# ---- what __init_subclass__ wraps around compute_mask, build and backward -------------------------------------------
-def _symbolic_too(compute_mask):
-    @functools.wraps(compute_mask)
-    def managed(self, inputs, mask=None):
-        return symbolic.compute_mask(self, inputs, mask) if is_symbolic(inputs) else compute_mask(self, inputs, mask)
-
-    return managed
-
-
-_build_lock = threading.RLock()
-
-
-def _new_build_lock():
-    """In a forked child: another thread of the parent may have held the lock."""
-    global _build_lock
-    _build_lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_build_lock)
-
-
-def _managed_build(build):
-    @functools.wraps(build)
-    def managed(self, input_shape):
-        with _build_lock:  # two threads may call a new layer at once
-            if self._building:  # super().build(input_shape)
-                return build(self, input_shape)
-            if self.built:
-                return None
-            before = dict(self.__dict__), list(self._own_weights)
-            self._building = True
-            try:
-                build(self, input_shape)
-            except BaseException:  # nothing half-made: as if never called
-                self.__dict__.clear()
-                self.__dict__.update(before[0])
-                self._own_weights = before[1]
-                raise
-            finally:
-                self._building = False
-            self._set_built()
-            return None
-
-    return managed
-
-
-def _managed_backward(backward):
-    @functools.wraps(backward)
-    def managed(self, grad):
-        top = stack.top
-        if top is not None and top.layer is self and top.going_back:  # super().backward(grad)
-            return backward(self, grad)
-        grad = self._as_gradient(grad) if self._autocast else grad
-        call, put_back = self._take_call()
-        if top is None or not top.going_back:  # the first of this backward
-            for weight in self.weights:
-                weight.gradient = None
-        call.going_back = True
-        try:
-            with call:
-                return backward(self, grad)
-        except BaseException:
-            call.going_back = False
-            put_back(call)
-            raise
-
-    return managed
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""What Layer wraps around the compute_mask, build and backward of its subclasses."""
+
+import functools
+import os
+import threading
+
+from fastmask.layers import symbolic
+from fastmask.layers.calls import stack
+from fastmask.layers.structure import is_symbolic
+
+
+def compute_mask(function):
+    """compute_mask that takes symbolic inputs, too."""
+
+    @functools.wraps(function)
+    def managed(self, inputs, mask=None):
+        return symbolic.compute_mask(self, inputs, mask) if is_symbolic(inputs) else function(self, inputs, mask)
+
+    return managed
+
+
+_build_lock = threading.RLock()
+
+
+def finish_build(layer):
+    """Mark a layer as built whose class has no build of its own."""
+    with _build_lock:
+        if not layer.built:
+            layer._set_built()
+
+
+def _new_build_lock():
+    """In a forked child: another thread of the parent may have held the lock."""
+    global _build_lock
+    _build_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_build_lock)
+
+
+def build(function):
+    """build that runs once, whole or not at all, whatever threads call the layer."""
+
+    @functools.wraps(function)
+    def managed(self, input_shape):
+        with _build_lock:  # two threads may call a new layer at once
+            if self._building:  # super().build(input_shape)
+                return function(self, input_shape)
+            if self.built:
+                return None
+            before = dict(self.__dict__), list(self._own_weights)
+            self._building = True
+            try:
+                function(self, input_shape)
+            except BaseException:  # nothing half-made: as if never called
+                self.__dict__.clear()
+                self.__dict__.update(before[0])
+                self._own_weights = before[1]
+                raise
+            finally:
+                self._building = False
+            self._set_built()
+            return None
+
+    return managed
+
+
+def backward(function):
+    """backward within the call that it goes back through, which it uses up."""
+
+    @functools.wraps(function)
+    def managed(self, grad):
+        top = stack.top
+        if top is not None and top.layer is self and top.going_back:  # super().backward(grad)
+            return function(self, grad)
+        grad = self._as_gradient(grad) if self._autocast else grad
+        call, put_back = self._take_call()
+        if top is None or not top.going_back:  # the first of this backward
+            for weight in self.weights:
+                weight.gradient = None
+        call.going_back = True
+        try:
+            with call:
+                return function(self, grad)
+        except BaseException:
+            call.going_back = False
+            put_back(call)
+            raise
+
+    return managed
