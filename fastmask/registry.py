@@ -69,16 +69,18 @@ class Kind:
         The base of all of them. A user's own class is read back only if it is one of it, too.
     named : dict
         Short name -> built-in class. The classes' own names are known as well.
+    callables : bool
+        Whether any function will do as well as an object of `base`.
     """
 
-    def __init__(self, what, base, named):
-        self.what, self.base, self.names = what, base, tuple(named)
+    def __init__(self, what, base, named, callables=True):
+        self.what, self.base, self.names, self.callables = what, base, tuple(named), callables
         self._classes = {cls.__name__: cls for cls in named.values()}
         self._by_name = {**named, **self._classes}
 
     def get(self, identifier):
-        """The object of that name or configuration; a class is called without arguments; any other callable is
-        returned as it is."""
+        """The object of that name or configuration; a class is called without arguments; an object (or function, if
+        they will do) is returned as it is."""
         if isinstance(identifier, str):
             if identifier in self._by_name:
                 return self._by_name[identifier]()
@@ -87,11 +89,11 @@ class Kind:
         elif isinstance(identifier, type):
             if issubclass(identifier, self.base):
                 return identifier()
-        elif callable(identifier):
+        elif isinstance(identifier, self.base) or (self.callables and callable(identifier)):
             return identifier
         raise ValueError(
-            f"{self.what}: expected one of {', '.join(self.names)}, a callable or a configuration, "
-            f"received {identifier!r}"
+            f"{self.what}: expected one of {', '.join(self.names)}, a configuration or "
+            f"{'a callable' if self.callables else f'an object of class {self.base.__name__}'}, received {identifier!r}"
         )
 
     def _read(self, config):
