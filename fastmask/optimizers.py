@@ -11,9 +11,13 @@ import warnings
 
 import numpy as np
 
-from fastmask.variable import Variable
+from fastmask import schedules
+from fastmask.checks import check_number
+from fastmask.registry import Kind
+from fastmask.variable import RowsGradient, Variable
 
 PIECE = 16384  # elements: six float32 pieces of 64 KB stay in the second-level cache
+NOT_SUPPORTED = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor")
 
 
 class Optimizer:
@@ -22,7 +26,8 @@ class Optimizer:
     Parameters
     ----------
     learning_rate : float or callable
-        A number, or a function of `iterations` (the number of steps taken) that returns one. Can be set at any time.
+        A number, or a function of the number of steps taken that returns one, as those in `schedules`. Can be set at
+        any time.
     weight_decay : float, optional
         If given, weights shrink by `weight_decay * learning_rate` of themselves before each update.
     clipnorm : float, optional
@@ -32,13 +37,25 @@ class Optimizer:
     global_clipnorm : float, optional
         If the norm of all gradients together is larger, all are scaled down by the same factor. Only one of the three
         clips.
+    gradient_accumulation_steps : int, optional
+        n of 2 or more: gradients are collected, and every n-th step the weights are updated with their mean. A schedule
+        goes on with every step, `iterations` counts the updates. A weight that has no gradient in the n-th step is not
+        updated, as in Keras.
     name : str, optional
 
     Notes
     -----
     A subclass lists its state in `slots` and implements `update(w, g, lr, tmp, **slots)`, which changes the flat arrays
-    `w` and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`.
+    `w` and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`. Where `g` and all slots are 0 it
+    must leave `w` and the slots alone: with a RowsGradient (that of an Embedding) only the rows that have or once had a
+    gradient are gone through. The numbers are those of the dense gradient all the same; weight decay, which moves every
+    row, goes through all.
+
+    After a step a weight that has a `constraint` is replaced by what that makes of it. Not supported: moving averages
+    of the weights (use_ema) and loss_scale_factor, which float32 does not need.
     """
+
+    slots = ()  # names of the arrays kept for each weight
 
     def __init__(
         self,
@@ -47,17 +64,12 @@ class Optimizer:
         clipnorm=None,
         clipvalue=None,
         global_clipnorm=None,
+        gradient_accumulation_steps=None,
         name=None,
         **refused,
     ):
         for key, value in refused.items():
-            if key not in (
-                "use_ema",
-                "ema_momentum",
-                "ema_overwrite_frequency",
-                "loss_scale_factor",
-                "gradient_accumulation_steps",
-            ):
+            if key not in NOT_SUPPORTED:
                 raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
             if value and key != "ema_momentum":
                 raise ValueError(f"{key}: not supported, expected None or False, received {value!r}")
@@ -70,38 +82,36 @@ class Optimizer:
         for key in given:
             if not clips[key] > 0:
                 raise ValueError(f"{key}: expected a positive number, received {clips[key]!r}")
-        if weight_decay is not None and not weight_decay >= 0:
-            raise ValueError(f"weight_decay: expected a number of 0 or more, received {weight_decay!r}")
+        n = gradient_accumulation_steps
+        if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 2):
+            raise ValueError(f"gradient_accumulation_steps: expected a whole number of 2 or more, received {n!r}")
         self.learning_rate = learning_rate
-        self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm = (
-            weight_decay,
-            clipnorm,
-            clipvalue,
-            global_clipnorm,
-        )
+        self.weight_decay = None if weight_decay is None else check_number(weight_decay, "weight_decay")
+        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+        self.gradient_accumulation_steps = n
         self.name = name or type(self).__name__.lower()
-        self.iterations = 0  # steps taken
+        self._steps = 0  # calls of apply
         self._slots = {}  # Variable -> {slot name: flat array}
+        self._used_rows = {}  # Variable -> rows outside of which all slots are 0; where that is known
+        self._accumulated = {}  # Variable -> sum of the gradients since the last update
         self._undecayed, self._undecayed_names = [], []
         self._tmp = {}  # dtype -> three pieces
-
-    slots = ()  # names of the arrays kept for each weight
 
     def update(self, w, g, lr, tmp, **slots):
         raise NotImplementedError(f"{type(self).__name__} has no update(w, g, lr, tmp, **slots)")
 
-    # ---- learning rate ----------------------------------------------------------------------------------------------
+    @property
+    def iterations(self):
+        """Updates done so far."""
+        return self._steps // (self.gradient_accumulation_steps or 1)
+
     @property
     def learning_rate(self):
-        return float(self._learning_rate(self.iterations)) if callable(self._learning_rate) else self._learning_rate
+        return float(self._learning_rate(self._steps)) if callable(self._learning_rate) else self._learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if not callable(value):
-            value = float(value)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"learning_rate: expected a finite number of 0 or more, received {value!r}")
-        self._learning_rate = value
+        self._learning_rate = value if callable(value) else check_number(value, "learning_rate")
 
     # ---- applying ---------------------------------------------------------------------------------------------------
     def build(self, variables):
@@ -109,6 +119,7 @@ class Optimizer:
         for v in variables:
             if v not in self._slots:
                 self._slots[v] = {name: np.zeros(v.size, v.dtype) for name in self.slots}
+                self._used_rows[v] = np.zeros(0, np.int64)
 
     def apply_gradients(self, grads_and_vars):
         """One step.
@@ -132,7 +143,7 @@ class Optimizer:
         """
         pairs = [(g, v) for g, v in grads_and_vars]
         self.apply([g for g, _ in pairs], [v for _, v in pairs])
-        return self.iterations
+        return self._steps
 
     def apply(self, grads, trainable_variables):
         """One step with a list of gradients and the list of their weights; see `apply_gradients`."""
@@ -142,7 +153,7 @@ class Optimizer:
         if not variables:
             return
         missing = [v.name for g, v in zip(grads, variables, strict=True) if g is None]
-        pairs = [(_flat_gradient(g, v), v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        pairs = [(_checked_gradient(g, v), v) for g, v in zip(grads, variables, strict=True) if g is not None]
         if not pairs:
             raise ValueError("grads: expected a gradient for at least one weight, received None for all")
         if len({id(v) for _, v in pairs}) != len(pairs):
@@ -151,41 +162,113 @@ class Optimizer:
             warnings.warn(f"no gradient for {', '.join(missing)}: left unchanged", stacklevel=2)
         self.build([v for _, v in pairs])
 
+        if self.gradient_accumulation_steps is not None:
+            self._accumulate(pairs)
+        else:
+            self._update_all(pairs)
+        for _, v in pairs:
+            if v.constraint is not None:
+                v.assign(v.constraint(v.value))
+        self._steps += 1
+
+    def _accumulate(self, pairs):
+        n, sums = self.gradient_accumulation_steps, self._accumulated
+        for g, v in pairs:
+            if v not in sums:
+                sums[v] = RowsGradient(g.rows, g.values.copy(), g.shape) if isinstance(g, RowsGradient) else g.copy()
+            elif isinstance(sums[v], RowsGradient) or isinstance(g, RowsGradient):
+                sums[v] = sums[v] + g
+            else:
+                sums[v] += g
+        if (self._steps + 1) % n == 0:
+            self._update_all([(sums[v] / n, v) for _, v in pairs])
+            sums.clear()
+
+    def _update_all(self, pairs):
         lr = self.learning_rate
         scale = self._scale_of_all([g for g, _ in pairs]) if self.global_clipnorm else None
-        self.begin_step(lr)
+        self.begin_update(lr)
         for g, v in pairs:
-            self._apply_one(g, v, lr, self._scale_of_one(g) if self.clipnorm else scale)
-        self.iterations += 1
+            one = self._scale_of_one(g) if self.clipnorm else scale
+            decay = self.weight_decay if self.weight_decay is not None and self._decays(v) else None
+            if isinstance(g, RowsGradient):
+                self._update_rows(g, v, lr, one, decay)
+            else:
+                self._update_dense(g, v, lr, one, decay)
+            v._changed()
 
-    def begin_step(self, lr):
-        """Called once a step, before the weights are updated: for numbers that all of them share."""
+    def begin_update(self, lr):
+        """Called before the weights are updated: for numbers that all of them share."""
 
-    def _apply_one(self, g, v, lr, scale):
-        w, slots = v._data.reshape(-1), self._slots[v]  # a view: a Variable's array is contiguous
-        decay = self.weight_decay if self._decays(v) else None
+    def _update_dense(self, g, v, lr, scale, decay):
+        w, g, slots = v._data.reshape(-1), g.reshape(-1), self._slots[v]  # views: a Variable's array is contiguous
+        self._used_rows.pop(v, None)
         for start in range(0, len(w), PIECE):
             piece = slice(start, start + PIECE)
             w_piece = w[piece]
-            tmp = [t[: len(w_piece)] for t in self._pieces(v.dtype)]
-            g_piece = tmp.pop()
-            if scale is not None:
-                np.multiply(g[piece], v.dtype.type(scale), out=g_piece)
-            elif self.clipvalue:
-                np.clip(g[piece], -self.clipvalue, self.clipvalue, out=g_piece)
-            else:
-                np.copyto(g_piece, g[piece])
-            if decay is not None:  # w -= w decay lr
-                np.multiply(w_piece, v.dtype.type(decay), out=tmp[0])
-                tmp[0] *= v.dtype.type(lr)
-                w_piece -= tmp[0]
-            self.update(w_piece, g_piece, lr, tmp, **{name: slots[name][piece] for name in self.slots})
-        v._changed()
+            g_piece, *tmp = self._scratch(v.dtype, len(w_piece))
+            self._clip(g[piece], scale, g_piece)
+            self._update_piece(w_piece, g_piece, lr, decay, tmp, {name: a[piece] for name, a in slots.items()})
 
-    def _pieces(self, dtype):
-        if dtype not in self._tmp:
-            self._tmp[dtype] = [np.empty(PIECE, dtype) for _ in range(3)]
-        return self._tmp[dtype]
+    def _update_rows(self, g, v, lr, scale, decay):
+        """The same for the rows that move: each element goes through the very operations of the dense update."""
+        if not v.size:
+            return
+        width = math.prod(v.shape[1:])
+        arrays = {name: a.reshape(-1, width) for name, a in {"w": v._data, **self._slots[v]}.items()}
+        rows = self._moving_rows(g, v, decay)
+        at = np.searchsorted(rows, g.rows)  # where those with a gradient are among them
+        many = max(1, PIECE // width)
+        for start in range(0, len(rows), many):
+            part = rows[start : start + many]
+            gapless = part[-1] - part[0] + 1 == len(part)
+            index = slice(part[0], part[-1] + 1) if gapless else part
+            pieces = {name: a[index].reshape(-1) for name, a in arrays.items()}  # views if gapless, else copies
+            g_piece, *tmp = self._scratch(v.dtype, len(part) * width)
+            first, last = np.searchsorted(at, (start, start + len(part)))
+            g_piece[:] = 0
+            g_piece.reshape(-1, width)[at[first:last] - start] = g.values[first:last].reshape(-1, width)
+            self._clip(g_piece, scale, g_piece)
+            slots = {name: pieces[name] for name in self.slots}
+            self._update_piece(pieces["w"], g_piece, lr, decay, tmp, slots)
+            if not gapless:
+                for name, a in arrays.items():
+                    a[index] = pieces[name].reshape(-1, width)
+
+    def _moving_rows(self, g, v, decay):
+        """Numbers of the rows that this step changes, ascending."""
+        if decay is not None:
+            return np.arange(v.shape[0])
+        if not self.slots:
+            return g.rows
+        used = self._used_rows.get(v)
+        if used is None:  # it had a dense gradient, or its state was read
+            states = [a.reshape(v.shape[0], -1).any(axis=1) for a in self._slots[v].values()]
+            used = np.flatnonzero(np.logical_or.reduce(states))
+        self._used_rows[v] = used = np.union1d(used, g.rows)
+        return used
+
+    def _clip(self, g, scale, out):
+        if scale is not None:
+            np.multiply(g, g.dtype.type(scale), out=out)
+        elif self.clipvalue:
+            np.clip(g, -self.clipvalue, self.clipvalue, out=out)
+        elif out is not g:
+            np.copyto(out, g)
+
+    def _update_piece(self, w, g, lr, decay, tmp, slots):
+        if decay is not None:  # w -= w decay lr
+            np.multiply(w, w.dtype.type(decay), out=tmp[0])
+            tmp[0] *= w.dtype.type(lr)
+            w -= tmp[0]
+        self.update(w, g, lr, tmp, **slots)
+
+    def _scratch(self, dtype, n):
+        """Three arrays of n elements, made once."""
+        arrays = self._tmp.get(dtype)
+        if arrays is None or len(arrays[0]) < n:
+            arrays = self._tmp[dtype] = [np.empty(max(n, PIECE), dtype) for _ in range(3)]
+        return [a[:n] for a in arrays]
 
     # ---- clipping and decay -----------------------------------------------------------------------------------------
     def _scale_of_one(self, g):
@@ -197,7 +280,8 @@ class Optimizer:
 
     def _sum_of_squares(self, g):
         """In float64 and without BLAS, whose threads would slow down the kernels that run next."""
-        total, square = 0.0, self._pieces(g.dtype)[0]
+        g = (g.values if isinstance(g, RowsGradient) else g).reshape(-1)
+        total, square = 0.0, self._scratch(g.dtype, PIECE)[0]
         for start in range(0, len(g), PIECE):
             piece = g[start : start + PIECE]
             np.multiply(piece, piece, out=square[: len(piece)])
@@ -212,29 +296,116 @@ class Optimizer:
     def _decays(self, v):
         return not (any(v is u for u in self._undecayed) or any(part in v.name for part in self._undecayed_names))
 
-    # ---- configuration ----------------------------------------------------------------------------------------------
+    # ---- state and configuration ------------------------------------------------------------------------------------
+    def get_state(self, weights=None):
+        """What an optimizer of the same configuration needs to go on from here.
+
+        Parameters
+        ----------
+        weights : list of Variable, optional
+            Their order numbers the state; default: all weights so far, in the order in which they first came.
+
+        Returns
+        -------
+        dict
+            "iterations": int, the steps taken. "learning_rate": float, if it is a number. "3/m": array of the weight's
+            shape, a copy of the slot "m" of weight number 3; "3/accumulated": the sum of its gradients since the last
+            update.
+        """
+        state = {"iterations": self._steps}
+        if not callable(self._learning_rate):
+            state["learning_rate"] = self._learning_rate
+        for i, v in enumerate(self._slots if weights is None else weights):
+            state |= {f"{i}/{name}": a.reshape(v.shape).copy() for name, a in self._slots.get(v, {}).items()}
+            if v in self._accumulated:
+                state[f"{i}/accumulated"] = np.array(self._accumulated[v])
+        return state
+
+    def set_state(self, weights, state):
+        """Go on from a state as `get_state` gives it; the state so far is forgotten.
+
+        Parameters
+        ----------
+        weights : list of Variable
+            As many as `get_state` knew, in the same order.
+        state : dict
+
+        Raises
+        ------
+        ValueError, TypeError
+            Something is missing, unknown, of another shape or no number. Nothing is changed then.
+        """
+        weights, state = list(weights), dict(state)
+        steps = np.asarray(state.pop("iterations", None))
+        if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
+            raise ValueError(f"state: expected a whole number of 0 or more as its 'iterations', received {steps}")
+        lr = state.pop("learning_rate", None)
+        lr = None if lr is None else check_number(np.asarray(lr)[()], "state: learning_rate")
+        names = (*self.slots, "accumulated") if self.gradient_accumulation_steps else self.slots
+        known = {f"{i}/{name}": (v, name) for i, v in enumerate(weights) for name in names}
+        slots, accumulated = {}, {}
+        for key, value in state.items():
+            if key not in known:
+                raise ValueError(
+                    f"state: expected {', '.join(names) or 'nothing'} of weights 0 to {len(weights) - 1} for "
+                    f"{type(self).__name__}, received {key!r}"
+                )
+            v, name = known[key]
+            value = np.asarray(value)
+            if value.dtype.kind not in "biuf":
+                raise TypeError(f"state: expected numbers as {key!r}, received dtype {value.dtype}")
+            if value.shape != v.shape:
+                raise ValueError(f"state: expected shape {v.shape} as {key!r} of {v.name}, received {value.shape}")
+            if name == "accumulated":
+                accumulated[v] = value.astype(v.dtype)
+            else:
+                slots.setdefault(v, {})[name] = value.astype(v.dtype).reshape(-1)
+        for v, of_one in slots.items():
+            if missing := set(self.slots) - set(of_one):
+                raise ValueError(f"state: expected {', '.join(sorted(missing))} of {v.name}, too, which is missing")
+        self._steps, self._slots, self._accumulated, self._used_rows = int(steps), slots, accumulated, {}
+        if lr is not None and not callable(self._learning_rate):
+            self._learning_rate = lr
+
     def get_config(self):
+        """The constructor's arguments, a schedule written down as a dict.
+
+        Raises
+        ------
+        ValueError
+            The learning rate is a function that cannot be written down.
+        """
         names = [n for n in inspect.signature(type(self)).parameters if n not in ("learning_rate", "kwargs")]
-        config = {"learning_rate": self._learning_rate} | {name: getattr(self, name) for name in names}
-        return config | {
-            name: getattr(self, name) for name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")
-        }
+        names += [n for n in inspect.signature(Optimizer).parameters if n not in ("learning_rate", "refused")]
+        lr = self._learning_rate
+        return {"learning_rate": schedules.serialize(lr) if callable(lr) else lr} | {n: getattr(self, n) for n in names}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        """A new optimizer of that configuration, without state."""
+        lr = config.get("learning_rate")
+        return cls(**(config | {"learning_rate": schedules.get(lr)} if isinstance(lr, dict) else config))
 
     def __getstate__(self):
         return self.__dict__ | {"_tmp": {}}
 
 
-def _flat_gradient(g, v):
+def _checked_gradient(g, v):
+    """g in the dtype of v, contiguous."""
     if not isinstance(v, Variable):
         raise TypeError(f"trainable_variables: expected Variables, received {type(v).__name__}")
-    g = np.asarray(g)
-    if g.shape != v.shape:
-        raise ValueError(f"grads: expected shape {v.shape} for {v.name}, received {g.shape}")
-    return np.ascontiguousarray(g, dtype=v.dtype).reshape(-1)
+    sparse = isinstance(g, RowsGradient)
+    array = g.values if sparse else np.asarray(g)
+    shape = (len(g.rows), *v.shape[1:]) if sparse else v.shape
+    if array.shape != shape or (sparse and g.shape != v.shape):
+        raise ValueError(f"grads: expected shape {v.shape} for {v.name}, received {g.shape if sparse else array.shape}")
+    array = np.ascontiguousarray(array, dtype=v.dtype).reshape(shape)
+    if not sparse:
+        return array
+    rows = np.asarray(g.rows)
+    if len(rows) and not (rows[0] >= 0 and rows[-1] < len(v) and (rows[1:] > rows[:-1]).all()):
+        raise ValueError(f"grads: expected ascending rows from 0 to {len(v) - 1} for {v.name}, received {rows}")
+    return RowsGradient(rows, array, v.shape)
 
 
 class SGD(Optimizer):
@@ -340,7 +511,7 @@ class Adam(Optimizer):
         )
         self.slots = ("m", "v", "v_hat") if self.amsgrad else ("m", "v")
 
-    def begin_step(self, lr):
+    def begin_update(self, lr):
         t = self.iterations + 1
         self._alpha = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
 
@@ -377,23 +548,24 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **kwargs)
 
 
-_by_name = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+_kind = Kind("optimizer", Optimizer, {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}, callables=False)
 
 
 def get(identifier):
-    """The optimizer of that name ("adam", "Adam"), with its default arguments, or `identifier` itself if it is one.
+    """The optimizer of that name ("adam", "Adam") or class, with its default arguments, of a configuration as
+    `serialize` gives it, or `identifier` itself if it is one.
 
     Raises
     ------
     ValueError
         Unknown name.
     """
-    if isinstance(identifier, Optimizer):
-        return identifier
-    if isinstance(identifier, type) and issubclass(identifier, Optimizer):
-        return identifier()
-    if isinstance(identifier, str) and identifier.lower() in _by_name:
-        return _by_name[identifier.lower()]()
-    if isinstance(identifier, dict) and str(identifier.get("class_name")).lower() in _by_name:
-        return _by_name[identifier["class_name"].lower()].from_config(identifier.get("config", {}))
-    raise ValueError(f"optimizer: expected an Optimizer or one of {', '.join(_by_name)}, received {identifier!r}")
+    return _kind.get(identifier.lower() if isinstance(identifier, str) else identifier)
+
+
+def serialize(optimizer):
+    """A dict that `get` takes back; without the state, for which there is `get_state`."""
+    return _kind.serialize(optimizer)
+
+
+deserialize = get

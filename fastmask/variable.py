@@ -224,6 +224,7 @@ class RowsGradient:
     Notes
     -----
     `np.asarray(g)` is the dense gradient. A sum of two is of this kind again, a sum with a dense one is dense.
+    Optimizers go through the rows only: see `optimizers.Optimizer`.
 
     Examples
     --------
@@ -260,6 +261,9 @@ class RowsGradient:
         return RowsGradient(rows, values, self.shape)
 
     __radd__ = __add__
+
+    def __truediv__(self, number):
+        return RowsGradient(self.rows, self.values / number, self.shape)
 
     def __repr__(self):
         return f"RowsGradient({len(self.rows)} of {self.shape[0]} rows, shape={self.shape}, dtype={self.dtype})"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fastmask.layers as fl
-from fastmask import initializers, losses, optimizers
+from fastmask import constraints, initializers, losses, optimizers, schedules
 from fastmask.models import Sequential
-from fastmask.variable import Variable
+from fastmask.variable import RowsGradient, Variable
 from helpers import assert_close
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -34,6 +34,11 @@ OPTIMIZERS = {
     "adam_all": ("Adam", {"beta_1": 0.75, "beta_2": 0.875, "epsilon": 1e-3, "amsgrad": True, "clipvalue": 0.5}),
     "adamw": ("AdamW", {**BETAS, "weight_decay": 2.0**-8}),
     "adamw_all": ("AdamW", {"weight_decay": 0.25, "beta_1": 0.5, "beta_2": 0.75, "global_clipnorm": 1.0}),
+    "accumulated": (
+        "SGD",
+        {"momentum": 0.875, "weight_decay": 0.125, "gradient_accumulation_steps": 4, "clipnorm": 1.0},
+    ),
+    "accumulated_adam": ("Adam", {**BETAS, "gradient_accumulation_steps": 3}),
 }
 
 
@@ -44,12 +49,50 @@ def test_steps(name):
     start = [rng.standard_normal(shape) for shape in ((3, 4), (5,))]
     ours, theirs = [Variable(w) for w in start], [keras.Variable(w, dtype="float64") for w in start]
     optimizer, keras_optimizer = getattr(optimizers, cls)(LR, **options), getattr(keras.optimizers, cls)(LR, **options)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         gradients = [rng.standard_normal(w.shape) for w in start]
-        optimizer.apply_gradients(zip(gradients, ours, strict=True))
+        assert optimizer.apply_gradients(zip(gradients, ours, strict=True)) == step + 1
         keras_optimizer.apply_gradients(zip([tf.constant(g) for g in gradients], theirs, strict=True))
+        assert optimizer.iterations == int(keras_optimizer.iterations)
         for a, b in zip(ours, theirs, strict=True):
             assert_close(a.value, b.numpy(), k=2**12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_embedding_gradients(name):
+    """Ours go through some rows; Keras is given the dense gradient."""
+    cls, options = OPTIMIZERS[name]
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((12, 3))
+    ours, theirs = Variable(start), keras.Variable(start, dtype="float64")
+    optimizer, keras_optimizer = getattr(optimizers, cls)(LR, **options), getattr(keras.optimizers, cls)(LR, **options)
+    for _ in range(STEPS):
+        rows = np.flatnonzero(rng.random(12) < 0.3)
+        g = RowsGradient(rows, rng.standard_normal((len(rows), 3)), (12, 3))
+        optimizer.apply([g], [ours])
+        keras_optimizer.apply([tf.constant(np.asarray(g))], [theirs])
+        assert_close(ours.value, theirs.numpy(), k=2**12)
+
+
+@pytest.mark.parametrize("n", [None, 3])
+def test_constraints_and_schedules(n):
+    """A constraint acts after every step, also those that only collect gradients; a schedule counts them all."""
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal((4, 3)) for _ in range(2)]
+    ours = [Variable(w) for w in start]
+    theirs = [keras.Variable(w, dtype="float64") for w in start]
+    for variables, package in ((ours, constraints), (theirs, keras.constraints)):
+        variables[0].constraint = package.MinMaxNorm(0.5, 1.0, rate=0.5)
+        variables[1].constraint = package.NonNeg()
+    options = {"momentum": 0.5, "gradient_accumulation_steps": n}
+    schedule = schedules.PolynomialDecay(0.25, 16), keras.optimizers.schedules.PolynomialDecay(0.25, 16)
+    optimizer, keras_optimizer = optimizers.SGD(schedule[0], **options), keras.optimizers.SGD(schedule[1], **options)
+    for _ in range(STEPS):
+        gradients = [rng.standard_normal(w.shape) for w in start]
+        optimizer.apply(gradients, ours)
+        keras_optimizer.apply([tf.constant(g) for g in gradients], theirs)
+        for a, b in zip(ours, theirs, strict=True):  # Keras' schedule is a float32
+            assert_close(a.value, b.numpy(), np.float32, k=64)
 
 
 @pytest.mark.parametrize("cls", ["SGD", "RMSprop", "Adam", "AdamW"])
