@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(
         (
-            *("activations", "constraints", "datasets", "initializers", "layers", "losses", "masks"),
+            *("activations", "callbacks", "constraints", "datasets", "initializers", "layers", "losses", "masks"),
             *("metrics", "models", "optimizers", "regularizers", "testing"),
         ),
         None,

@@ -275,7 +275,8 @@ NAMES = (
     *("variance_scaling", "orthogonal", "glorot_uniform", "glorot_normal"),
     *("he_uniform", "he_normal", "lecun_uniform", "lecun_normal"),
 )
-_kind = Kind("initializer", Initializer, {name: globals()[name] for name in NAMES})
+SHORT_NAMES = {"zero": Zeros, "one": Ones, "uniform": RandomUniform, "normal": RandomNormal}
+_kind = Kind("initializer", Initializer, {name: globals()[name] for name in NAMES} | SHORT_NAMES)
 
 
 def get(identifier):
@@ -304,3 +305,6 @@ def serialize(initializer):
         A callable that is no Initializer of this module, nor of a registered class: it cannot be written down.
     """
     return _kind.serialize(initializer)
+
+
+deserialize = get

@@ -27,7 +27,7 @@ class Optimizer:
     ----------
     learning_rate : float or callable
         A number, or a function of the number of steps taken that returns one, as those in `schedules`. Can be set at
-        any time.
+        any time, but for a number in place of a function.
     weight_decay : float, optional
         If given, weights shrink by `weight_decay * learning_rate` of themselves before each update.
     clipnorm : float, optional
@@ -111,7 +111,11 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value):
-        self._learning_rate = value if callable(value) else check_number(value, "learning_rate")
+        if not callable(value):
+            value = check_number(value, "learning_rate")
+            if callable(getattr(self, "_learning_rate", None)):
+                raise TypeError(f"learning_rate: expected a schedule in place of the one there is, received {value}")
+        self._learning_rate = value
 
     # ---- applying ---------------------------------------------------------------------------------------------------
     def build(self, variables):

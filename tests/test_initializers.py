@@ -17,6 +17,7 @@ from fastmask.initializers import (
     TruncatedNormal,
     VarianceScaling,
 )
+from fastmask.layers import register_serializable
 from helpers import assert_close
 
 SHAPE = (200, 300)
@@ -126,6 +127,20 @@ def test_seeds():
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
+def test_short_names():
+    for name, cls in (("uniform", "RandomUniform"), ("normal", "RandomNormal"), ("zero", "Zeros"), ("one", "Ones")):
+        assert type(initializers.get(name)).__name__ == cls
+
+
+@register_serializable("test")
+class Ramp(initializers.Initializer):
+    def __init__(self, top=1.0):
+        self.top = top
+
+    def __call__(self, shape, dtype=None):
+        return np.linspace(0, self.top, int(np.prod(shape)), dtype=dtype).reshape(shape)
+
+
 def test_config_round_trip():
     for initializer in (
         Constant(3),
@@ -134,8 +149,9 @@ def test_config_round_trip():
         VarianceScaling(2, "fan_out", "uniform", seed=1),
         Orthogonal(2, seed=3),
         GlorotUniform(seed=2),
+        Ramp(3.0),
     ):
-        again = initializers.get(initializers.serialize(initializer))
+        again = initializers.deserialize(initializers.serialize(initializer))
         assert again.get_config() == initializer.get_config()
         np.testing.assert_array_equal(again((3, 4)), initializer((3, 4)))
 

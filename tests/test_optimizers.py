@@ -225,6 +225,14 @@ def test_learning_rate():
     assert_close(v.value, [-(1 + 1 / 2 + 1 / 3)])
 
 
+def test_a_number_does_not_replace_a_schedule():
+    optimizer = SGD(ExponentialDecay(0.5, 1, 0.5))
+    with pytest.raises(TypeError, match="learning_rate: expected a schedule in place of .*, received 0.1"):
+        optimizer.learning_rate = 0.1
+    optimizer.learning_rate = ExponentialDecay(0.25, 1, 0.5)
+    assert optimizer.learning_rate == 0.25
+
+
 def test_a_weight_may_join_later():
     v, w = Variable(np.zeros(2)), Variable(np.zeros(2))
     optimizer = SGD(1.0, momentum=0.5)
