@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+import fastmask as fm
 from fastmask import callbacks
 from fastmask.callbacks import (
     Callback,
@@ -20,6 +21,7 @@ from fastmask.callbacks import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
+from fastmask.layers import Dense
 from fastmask.optimizers import SGD
 from fastmask.schedules import ExponentialDecay
 from fastmask.variable import Variable
@@ -389,3 +391,109 @@ def test_csv_file_is_complete_after_each_epoch(tmp_path):
 def test_bad_input(act, error, message):
     with pytest.raises(error, match=message):
         act()
+
+
+# ---- real training --------------------------------------------------------------------------------------------------
+X = np.random.default_rng(0).standard_normal((24, 4)).astype(np.float32)
+Y = (X @ np.array([[1.0], [-1.0], [0.5], [2.0]], np.float32)).astype(np.float32)
+
+
+def small_model(optimizer="sgd", **options):
+    fm.set_random_seed(0)
+    model = fm.Sequential([fm.Input((4,)), Dense(1)])
+    model.compile(optimizer, "mse", **options)
+    return model
+
+
+def test_fit_calls_in_keras_order():
+    recorder = Recorder()
+    model = small_model()
+    history = model.fit(X, Y, 16, epochs=1, verbose=0, validation_data=(X, Y), callbacks=[recorder])
+    assert [name for name, *_ in recorder.calls] == [
+        "on_train_begin",
+        "on_epoch_begin",
+        *("on_train_batch_begin", "on_train_batch_end") * 2,
+        "on_test_begin",
+        *("on_test_batch_begin", "on_test_batch_end") * 2,
+        "on_test_end",
+        "on_epoch_end",
+        "on_train_end",
+    ]
+    assert [args[0] for name, *args in recorder.calls if name == "on_train_batch_end"] == [0, 1]
+    logs = {name: args[-1] for name, *args in recorder.calls}
+    assert set(logs["on_epoch_end"]) == {"loss", "val_loss"} == set(history.history) == set(logs["on_train_end"])
+    assert set(logs["on_train_batch_end"]) == {"loss"} == set(logs["on_test_end"])
+    assert logs["on_train_batch_end"]["loss"] == logs["on_epoch_end"]["loss"] == history.history["loss"][0]
+    assert recorder.model is model and recorder.params == {"verbose": 0, "epochs": 1, "steps": 2}
+
+
+def test_evaluate_and_predict_call_too():
+    recorder, model = Recorder(), small_model(metrics=["mae"])
+    loss, mae = model.evaluate(X, Y, 16, callbacks=[recorder])
+    names = ["on_test_begin", *("on_test_batch_begin", "on_test_batch_end") * 2, "on_test_end"]
+    assert [name for name, *_ in recorder.calls] == names
+    assert recorder.calls[-1][1] == recorder.calls[-2][2] == pytest.approx({"loss": loss, "mae": mae})
+    recorder.calls.clear()
+    outputs = model.predict(X, 16, callbacks=recorder)
+    names = ["on_predict_begin", *("on_predict_batch_begin", "on_predict_batch_end") * 2, "on_predict_end"]
+    assert [name for name, *_ in recorder.calls] == names
+    np.testing.assert_array_equal(recorder.calls[2][2]["outputs"], outputs[:16])
+
+
+def test_stop_training_ends_the_epoch():
+    model = small_model()
+    seen = []
+
+    class Stop(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(batch)
+            self.model.stop_training = batch == 1
+
+    history = model.fit(X, Y, 4, epochs=5, verbose=0, callbacks=[Stop()])
+    assert seen == [0, 1] and history.epoch == [0]
+    assert len(model.fit(X, Y, 4, epochs=2, verbose=0).epoch) == 2  # not stopped by what was said before
+
+
+def test_early_stopping_in_training():
+    model = small_model(SGD(0.3))
+    kept = []
+    keep = LambdaCallback(on_epoch_end=lambda epoch, logs: kept.append(model.get_weights()))
+    stopping = EarlyStopping("loss", min_delta=0.5, patience=2, restore_best_weights=True)
+    history = model.fit(X, Y, epochs=50, verbose=0, callbacks=[keep, stopping])
+    assert len(history.epoch) == stopping.best_epoch + 3 < 50
+    for got, wanted in zip(model.get_weights(), kept[stopping.best_epoch], strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_learning_rate_callbacks_in_training():
+    model = small_model(SGD(1e-6))
+    history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[ReduceLROnPlateau("loss", 0.5, 1, min_delta=1.0)])
+    assert history.history["learning_rate"] == [1e-6, 1e-6, 5e-7, 2.5e-7] and model.optimizer.learning_rate == 1.25e-7
+    history = model.fit(X, Y, epochs=3, verbose=0, callbacks=LearningRateScheduler(lambda epoch: 0.1 * (epoch + 1)))
+    assert history.history["learning_rate"] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_files_in_training(tmp_path):
+    model = small_model()
+    log, path = CSVLogger(tmp_path / "log.csv"), tmp_path / "{epoch}.npz"
+    history = model.fit(X, Y, epochs=3, verbose=0, validation_split=0.25, callbacks=[log, ModelCheckpoint(path)])
+    rows = read(tmp_path / "log.csv")
+    assert rows[0] == ["epoch", "loss", "val_loss"]
+    assert [float(row[1]) for row in rows[1:]] == history.history["loss"]
+    again = fm.load_model(tmp_path / "3.npz")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_nan_ends_training(capsys):
+    model = small_model()
+    y = Y.copy()
+    y[5] = np.nan
+    history = model.fit(X, y, 4, epochs=3, shuffle=False, verbose=0, callbacks=[TerminateOnNaN()])
+    assert history.epoch == [0] and capsys.readouterr().out.startswith("Batch 1: Invalid loss")
+
+
+def test_fit_takes_a_list_made_before():
+    every = CallbackList([History()])
+    model = small_model()
+    assert model.fit(X, Y, epochs=2, verbose=0, callbacks=every) is every.history
+    assert every.history.epoch == [0, 1] and model.history is every.history
