@@ -158,14 +158,7 @@ class _UnitLanes(_Lanes):
         return self.e.where(self.e.lane_mask(self._left(k)), x, other)
 
     def across(self, x, add):
-        """The lanes folded in halves; every lane holds the result."""
-        lanes = self.e.lanes
-        while lanes > 1:
-            lanes //= 2
-            turned = [ir.Constant(I32, (i + lanes) % self.e.lanes) for i in range(self.e.lanes)]
-            turned = ir.Constant(ir.VectorType(I32, self.e.lanes), turned)
-            x = add(x, V(self.e, self.b.shuffle_vector(x.v, ir.Constant(self.e.vec, ir.Undefined), turned)))
-        return x
+        return self.e.across(x, add)
 
     def read(self, name, k):
         return self.e.load_part(self._pointer(name, self._first(k)), self._left(k))

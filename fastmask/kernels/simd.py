@@ -354,6 +354,16 @@ class Emitter:
         tail = tail * self.exp_nonpositive(-0.5 * x * x)
         return self.where(x < 0.0, tail, 1.0 - tail)
 
+    def across(self, x, combine):
+        """All lanes of x combined, in halves; every lane of the result holds it."""
+        count = self.lanes
+        while count > 1:
+            count //= 2
+            turned = [ir.Constant(I32, (i + count) % self.lanes) for i in range(self.lanes)]
+            turned = ir.Constant(ir.VectorType(I32, self.lanes), turned)
+            x = combine(x, V(self, self.b.shuffle_vector(x.v, ir.Constant(self.vec, ir.Undefined), turned)))
+        return x
+
     # -- control flow and helper functions
     def loop(self, count, carried, body):
         """for i in range(count): carried = body(i, carried); vectors in registers (phi nodes). Returns the last

@@ -6,7 +6,7 @@ from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
 from fastmask.layers.registry import register_serializable
 from fastmask.ops import gemm
-from fastmask.ops.mask import from_values
+from fastmask.ops.mask import align_mask, from_values
 from fastmask.ragged import Ragged
 
 
@@ -21,6 +21,21 @@ def finite_under_mask(x, mask):
     values = values.copy()
     values[hidden] = np.where(finite, garbage, 0)
     return x.with_values(values) if isinstance(x, Ragged) else values
+
+
+def compute_under_mask(compute, inputs, mask):
+    """compute(inputs), for a function of each step, where garbage under the mask counts as 0: NaN, infinity, and what
+    is too large even for this function, as that must not reach a gradient as 0 * inf.
+    """
+    if mask is None:
+        return compute(inputs)
+    inputs = finite_under_mask(inputs, mask)
+    outputs = compute(inputs)
+    values = outputs.values if isinstance(outputs, Ragged) else outputs
+    if np.isfinite(values[~mask]).all():
+        return outputs
+    finite = np.isfinite(values).all(axis=-1)
+    return compute(_zero_where_masked(inputs, finite | align_mask(mask, finite.shape)))
 
 
 @register_serializable(package=None)
@@ -180,16 +195,7 @@ class Dense(Layer):
 
     def _compute(self, inputs, mask, training, activation):
         self.check_input_shape(inputs.shape)
-        if mask is None:
-            return self._affine(inputs, training, activation)
-        inputs = finite_under_mask(inputs, mask)
-        outputs = self._affine(inputs, training, activation)
-        values = outputs.values if isinstance(outputs, Ragged) else outputs
-        overflown = ~mask & ~np.isfinite(values).all(axis=-1) if not np.isfinite(values[~mask]).all() else None
-        if overflown is not None:  # garbage too large even for this: it must not reach a gradient as 0 * inf
-            inputs = _zero_where_masked(inputs, ~overflown)
-            outputs = self._affine(inputs, training, activation)
-        return outputs
+        return compute_under_mask(lambda x: self._affine(x, training, activation), inputs, mask)
 
     def _affine(self, x, training, activation):
         kernel, bias = self.kernel, self.bias

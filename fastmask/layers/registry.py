@@ -13,7 +13,7 @@ _name_counts = {}
 def auto_name(of):
     """A name for a layer that was given none, from its class or a word: gru, gru_1, gru_2, ..."""
     word = of if isinstance(of, str) else of.__name__
-    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", word).lower().lstrip("_")
+    word = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", word).lower().lstrip("_")
     n = next(_name_counts.setdefault(word, itertools.count()))
     return f"{word}_{n}" if n else word
 

@@ -220,6 +220,18 @@ def check_mask(mask, shape, name="mask"):
     return np.ascontiguousarray(np.broadcast_to(mask, shape))
 
 
+def align_mask(mask, shape):
+    """A mask for the leading axes of `shape`, (B,) or (B, T), repeated along the others; a view.
+
+    Examples
+    --------
+    >>> align_mask(np.array([True, False]), (2, 3))
+    array([[ True,  True,  True],
+           [False, False, False]])
+    """
+    return np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+
+
 def check_lengths(lengths, name="lengths"):
     """lengths as int64 (B,), or ValueError/TypeError."""
     lengths = check_numbers(lengths, name)
