@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmask as fm
-from fastmask.ops import activation, gemm
+from fastmask.ops import activation, embedding, gemm
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -23,10 +23,12 @@ TIMED = ("time_", "peakmem_", "track_")
 
 # The public operations, as (where they are looked up, name); layers, losses, metrics and optimizers by their verbs.
 RECURRENT = [f"{stem}{verb}" for stem in ("lstm", "gru", "simple_rnn") for verb in ("", "_forward", "_backward")]
+VERBS = ("forward", "backward")
 OPS = (
     [(fm, name) for name in RECURRENT]
     + [(gemm, name) for name in ("dense", "dense_forward", "dense_backward", "dense_pack")]
     + [(activation, name) for name in ("activation_forward", "activation_backward")]
+    + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(fm.masks, name) for name in ("from_values", "from_ids", "from_lengths", "to_lengths")]
     + [(fm, name) for name in ("pad_sequences", "bucket_batches")]
     + [(fm.Ragged, name) for name in ("from_list", "from_padded", "to_padded", "take", "__getitem__")]

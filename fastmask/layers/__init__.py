@@ -3,6 +3,7 @@
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Dense, Dropout, Masking
+from fastmask.layers.embedding import Embedding
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.layers.symbolic import Input
@@ -13,6 +14,7 @@ __all__ = [
     "Bidirectional",
     "Dense",
     "Dropout",
+    "Embedding",
     "Input",
     "Layer",
     "MaskDroppedWarning",
