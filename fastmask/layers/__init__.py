@@ -4,6 +4,7 @@ from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Dense, Dropout, Masking
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.layers.symbolic import Input
@@ -15,6 +16,10 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "GlobalAveragePooling1D",
+    "GlobalAvgPool1D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPooling1D",
     "Input",
     "Layer",
     "MaskDroppedWarning",
