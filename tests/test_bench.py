@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmask as fm
-from fastmask.ops import activation, embedding, gemm, pool
+from fastmask.ops import activation, embedding, gemm, normalization, pool
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -30,6 +30,7 @@ OPS = (
     + [(activation, name) for name in ("activation_forward", "activation_backward")]
     + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(pool, f"{kind}_pool_{verb}") for kind in ("average", "max") for verb in VERBS]
+    + [(normalization, f"{kind}_normalization_{verb}") for kind in ("layer", "unit", "batch") for verb in VERBS]
     + [(fm.masks, name) for name in ("from_values", "from_ids", "from_lengths", "to_lengths")]
     + [(fm, name) for name in ("pad_sequences", "bucket_batches")]
     + [(fm.Ragged, name) for name in ("from_list", "from_padded", "to_padded", "take", "__getitem__")]

@@ -15,6 +15,7 @@ import pytest
 import fastmask as fm
 from cases import CELLS, DTYPES, Problem, assert_same_bits, launched, launches, named, prange_is_usable
 from fastmask.kernels import _jit
+from fastmask.ops import normalization, pool
 from fastmask.ops.gemm import dense_backward, dense_forward
 from fastmask.ragged import Ragged
 from helpers import assert_close
@@ -208,6 +209,19 @@ def everything(path):
             y, tape = dense_forward(x, kernel, bias, activation=activation)
             gradients = {f"gradient of {name}": a for name, a in dense_backward(tape, dy)._asdict().items()}
             found |= {f"dense {F} {K} {activation} {name}": a for name, a in {"y": y, **gradients}.items()}
+    x, dy = rng.standard_normal((2, 9, 80, 33)).astype(np.float32)
+    gamma, mask = rng.standard_normal(33).astype(np.float32), rng.random((9, 80)) < 0.7
+    for name, op, options in (
+        ("layer_normalization", normalization, {"gamma": gamma}),
+        ("unit_normalization", normalization, {}),
+        ("batch_normalization", normalization, {"gamma": gamma, "mask": mask}),
+        ("average_pool", pool, {"mask": mask}),
+        ("max_pool", pool, {"mask": mask}),
+    ):
+        y, tape = getattr(op, f"{name}_forward")(x, **options)
+        gradients = getattr(op, f"{name}_backward")(tape, dy if y.shape == dy.shape else dy[:, 0])
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        found |= {f"{name} y": y, **{f"gradient {i} of {name}": g for i, g in enumerate(gradients)}}
     np.savez(path, **found)
 
 

@@ -4,6 +4,7 @@ from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Dense, Dropout, Masking
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
@@ -12,6 +13,7 @@ from fastmask.layers.symbolic import Input
 __all__ = [
     "GRU",
     "LSTM",
+    "BatchNormalization",
     "Bidirectional",
     "Dense",
     "Dropout",
@@ -22,9 +24,11 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Input",
     "Layer",
+    "LayerNormalization",
     "MaskDroppedWarning",
     "Masking",
     "SimpleRNN",
+    "UnitNormalization",
     "deserialize",
     "register_serializable",
     "serialize",
