@@ -306,6 +306,13 @@ def test_garbage_under_the_mask_changes_nothing(garbage):
             np.testing.assert_array_equal(good, after)
 
 
+def test_garbage_too_large_under_a_mask_of_fewer_axes():
+    x, mask = np.ones((B, T, 2, F), np.float32), mask_cases(B, T)["holes"]
+    x[~mask] = 3e38
+    y = Dense(3, kernel_initializer="ones")(x, mask=mask)  # 6e38 is no float32
+    np.testing.assert_array_equal(y, np.where(mask[..., None, None], np.float32(F), np.float32(0)) * np.ones_like(y))
+
+
 def test_a_mask_is_never_lost_silently():
     class Last(Layer):
         def call(self, inputs):
