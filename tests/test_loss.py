@@ -14,6 +14,12 @@ B, T, K = 3, 4, 3
 CASES = [
     ("mean_squared_error", {}),
     ("mean_absolute_error", {}),
+    ("mean_absolute_percentage_error", {}),
+    ("mean_squared_logarithmic_error", {}),
+    ("huber", {}),
+    ("huber", {"delta": 0.4}),
+    ("log_cosh", {}),
+    ("cosine_similarity", {}),
     ("binary_crossentropy", {"from_logits": False}),
     ("binary_crossentropy", {"from_logits": False, "label_smoothing": 0.3}),
     ("binary_crossentropy", {"from_logits": True}),
@@ -27,6 +33,11 @@ CASES = [
     ("sparse_categorical_crossentropy", {"from_logits": False, "ignore_class": -1}),
     ("sparse_categorical_crossentropy", {"from_logits": True, "ignore_class": -100}),
     ("sparse_categorical_crossentropy", {"from_logits": True, "ignore_class": 1}),
+    ("kl_divergence", {}),
+    ("poisson", {}),
+    ("hinge", {}),
+    ("squared_hinge", {}),
+    ("categorical_hinge", {}),
 ]
 
 
@@ -39,16 +50,26 @@ def data(kind, options, dtype=np.float64, seed=0, shape=(B, T, K)):
     """Random targets and predictions of the kind the loss expects."""
     rng = np.random.default_rng(seed)
     y_pred = rng.normal(scale=2, size=shape)
-    if kind.endswith("crossentropy") and not options.get("from_logits"):
+    if kind == "kl_divergence" or (kind.endswith("crossentropy") and not options.get("from_logits")):
         y_pred = rng.uniform(0.1, 0.9, size=shape)  # they need not sum to 1
+    elif kind in ("poisson", "mean_squared_logarithmic_error"):
+        y_pred = rng.uniform(0.1, 3, size=shape)
     if kind == "sparse_categorical_crossentropy":
         y_true = rng.integers(0, shape[-1], shape[:-1])
         if options.get("ignore_class") is not None:
             y_true[rng.random(shape[:-1]) < 0.3] = options["ignore_class"]
-    elif kind == "categorical_crossentropy":
+    elif kind in ("categorical_crossentropy", "kl_divergence"):
         y_true = rng.dirichlet(np.ones(shape[-1]), shape[:-1]).astype(dtype)
-    elif kind == "binary_crossentropy":
+    elif kind in ("binary_crossentropy", "mean_squared_logarithmic_error"):
         y_true = rng.uniform(size=shape).astype(dtype)
+    elif kind == "poisson":
+        y_true = rng.integers(0, 4, shape).astype(dtype)
+    elif kind in ("hinge", "squared_hinge"):
+        y_true = rng.choice([-1, 1], shape).astype(dtype)
+    elif kind == "categorical_hinge":
+        y_true = np.eye(shape[-1], dtype=dtype)[rng.integers(0, shape[-1], shape[:-1])]
+    elif kind == "mean_absolute_percentage_error":  # targets near 0 would make it as large as one likes
+        y_true = (rng.choice([-1, 1], shape) * rng.uniform(0.5, 2, shape)).astype(dtype)
     else:
         y_true = rng.normal(size=shape).astype(dtype)
     return y_true, y_pred.astype(dtype)
@@ -93,6 +114,20 @@ def test_hand_values():
         ),
         ("sparse_categorical_crossentropy", {"from_logits": True}, [1], [[0.0, log(3.0)]], -log(0.75), [[0.25, -0.25]]),
         ("sparse_categorical_crossentropy", {}, [1], [[0.1, 0.3]], -log(0.75), [[2.5, 2.5 - 1 / 0.3]]),
+        ("mean_absolute_percentage_error", {}, [[1, -2]], [[3.0, -3.0]], 100 * (2 + 0.5) / 2, [[50, -25]]),
+        ("mean_squared_logarithmic_error", {}, [[1, 0]], [[3.0, 0.0]], log(2) ** 2 / 2, [[log(2) / 4, 0]]),
+        ("huber", {}, [[0, 0, 0]], [[0.5, 3.0, -2.0]], (0.125 + 2.5 + 1.5) / 3, [[1 / 6, 1 / 3, -1 / 3]]),
+        ("huber", {"delta": 2}, [[0]], [[-3.0]], 2 * 3 - 2, [[-2]]),
+        ("log_cosh", {}, [[0, 1]], [[log(2), 1.0]], log(1.25) / 2, [[0.3, 0]]),
+        ("cosine_similarity", {}, [[4, 3]], [[0.0, 2.0]], -0.6, [[-0.4, 0]]),
+        ("kl_divergence", {}, [[0.5, 0.5]], [[0.25, 0.5]], 0.5 * log(2), [[-2, -1]]),
+        ("poisson", {}, [[2]], [[1 - 1e-7]], 1 - 1e-7, [[-1]]),
+        ("hinge", {}, [[1, -1, 1]], [[0.5, -2.0, -1.0]], (0.5 + 0 + 2) / 3, [[-1 / 3, 0, -1 / 3]]),
+        ("hinge", {}, [[1, 0, 1]], [[0.5, -2.0, -1.0]], (0.5 + 0 + 2) / 3, [[-1 / 3, 0, -1 / 3]]),
+        ("squared_hinge", {}, [[1, -1, 1]], [[0.5, -2.0, -1.0]], (0.25 + 0 + 4) / 3, [[-1 / 3, 0, -4 / 3]]),
+        ("categorical_hinge", {}, [[0, 1, 0]], [[2.0, 1.0, 0.5]], 2 - 1 + 1, [[1, -1, 0]]),
+        ("categorical_hinge", {}, [[0, 1, 0]], [[2.0, 1.0, 2.0]], 2 - 1 + 1, [[0.5, -1, 0.5]]),
+        ("categorical_hinge", {}, [[0, 1, 0]], [[0.5, 3.0, 1.0]], 0, [[0, 0, 0]]),
     ]:
         got, gradient = loss_value_and_grad(kind, y_true, np.array(y_pred), **options)
         assert_close(got, value, k=8)
@@ -109,6 +144,8 @@ def test_reductions_by_hand():
         ("mean", rows, (2 + 8 + 8) / 3, [[4 / 3, 8 / 3], [0, 4 / 3]]),
         ("mean_with_sample_weight", None, (1 + 4 + 16) / 3, [[2 / 3, 4 / 3], [0, 8 / 3]]),
         ("mean_with_sample_weight", rows, (2 + 8 + 8) / 4.5, [[4 / 4.5, 8 / 4.5], [0, 4 / 4.5]]),
+        ("weighted_masked_objective", rows, 18 / (3 + 4e-7), np.array([[4, 8], [0, 4]]) / (3 + 4e-7)),
+        ("weighted_masked_objective", rows * [0, 1], 8 / (1.5 + 2e-7), np.array([[0, 0], [0, 4]]) / (1.5 + 2e-7)),
         ("sum", rows, 2 + 8 + 8, [[4, 8], [0, 4]]),
         ("none", rows, [[2, 8], [0, 8]], [[4, 8], [0, 4]]),
         (None, rows, [[2, 8], [0, 8]], [[4, 8], [0, 4]]),
@@ -209,6 +246,67 @@ def test_extreme_logits(kind, dtype):
         assert_close(d_pred[:4], [[0, 0], [-1, 1], [-0.5, 0.5], [-0.5, 0.5]], dtype, k=8)
 
 
+EXTREMES = [0, 1, -1, 1e-30, 1e-8, -1e-8, 1e4, -1e4, 1e18, -1e18, 88.8, -709.9]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("units", [2, 13])  # below and above WIDE
+@pytest.mark.parametrize(
+    "kind", [kind for kind, _ in CASES if not kind.endswith("crossentropy")], ids=lambda kind: kind
+)
+def test_extreme_predictions(kind, units, dtype):
+    """Every pair of extremes, as prediction and as target where the loss takes such: what the formulas say."""
+    extremes = np.array(EXTREMES, dtype)
+    y_pred = np.stack(np.meshgrid(extremes, extremes), axis=-1).reshape(-1, 2)
+    y_true, _ = data(kind, {}, dtype, shape=y_pred.shape)
+    if kind in ("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "huber", "log_cosh"):
+        y_true[::3] = np.random.default_rng(1).choice(extremes, y_true[::3].shape)
+    y_pred, y_true = (np.concatenate([a] + [a[:, :1]] * (units - 2), axis=-1) for a in (y_pred, y_true))
+    got = loss_terms(kind, y_true, y_pred, reduction="none")
+    expected = reference.loss_terms(kind, y_true, y_pred, reduction="none")
+    for a, b in ((got.steps, expected.steps), (got.d_pred, expected.d_pred)):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+        scale = np.where(np.isfinite(b), np.maximum(np.abs(b), 1), 1)
+        assert_close(np.where(np.isnan(a), 0, a / scale), np.where(np.isnan(b), 0, b / scale), dtype, k=64)
+    if kind != "poisson":  # the logarithm of a negative prediction
+        assert not np.isnan(got.steps).any() and np.isfinite(got.d_pred).all()
+
+
+def test_small_differences_keep_their_gradient():
+    """log cosh is as inexact near 0 as in Keras, its gradient is not; the cosine of tiny vectors is that of any."""
+    tiny = np.float32([[1e-30, -1e-12, 3e-7, 1e-3]])
+    _, d_pred = loss_value_and_grad("log_cosh", np.zeros_like(tiny), tiny)
+    np.testing.assert_allclose(d_pred, np.tanh(tiny.astype(float)) / 4, rtol=1e-6)
+    y_true, y_pred = np.array([[3.0, 4.0]]), np.array([[0.6, 0.8]])
+    for scale in (1e-6, 1.0, 1e100):
+        value, d_pred = loss_value_and_grad("cosine_similarity", y_true, y_pred * scale)
+        assert_close(value, -1, k=8)
+        assert_close(d_pred * scale, [[0, 0]], k=8)
+    value, d_pred = loss_value_and_grad("cosine_similarity", y_true, y_pred * 0)  # the length counts as 1e-7
+    assert value == 0
+    np.testing.assert_allclose(d_pred, [[-0.6e7, -0.8e7]], rtol=1e-12)
+    assert loss_value_and_grad("cosine_similarity", y_true * 0, y_pred)[0] == 0
+
+
+def test_targets_of_a_hinge_are_signs_if_those_that_count_are_binary():
+    """0 and 1 stand for -1 and 1. Padding does not decide it, nor does a step of weight 0; Keras asks all of them."""
+    y_pred = np.random.default_rng(10).normal(size=(2, 3, 2))
+    y_true = np.random.default_rng(11).integers(0, 2, y_pred.shape).astype(float)
+    mask = np.array([[True, True, False], [True, False, False]])
+    for kind in ("hinge", "squared_hinge"):
+        expected = loss_terms(kind, 2 * y_true - 1, y_pred, mask=mask)
+        for padding in (-1.0, 7.0, np.nan):
+            padded = np.where(mask[..., None], y_true, padding)
+            for options in ({"mask": mask}, {"sample_weight": mask.astype(float), "reduction": "sum"}):
+                got = loss_terms(kind, padded, y_pred, **options)
+                assert got.total == expected.total
+        other = y_true.copy()
+        other[0, 0, 0] = 0.5  # not binary: as they stand
+        assert loss_terms(kind, other, y_pred).total == pytest.approx(
+            sum((np.maximum(1 - other * y_pred, 0) ** (1 + (kind == "squared_hinge"))).mean(axis=-1).ravel())
+        )
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("units", [3, 20])  # below and above WIDE
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -257,6 +355,25 @@ def test_nothing_under_a_mask_or_a_zero_weight_leaks(case, garbage, dtype, units
                 np.testing.assert_array_equal(got, expected, err_msg=name)
             assert (spoiled.d_pred[dead] == 0).all()
             assert (spoiled.steps[dead] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["mean_squared_error", "log_cosh"])
+def test_weighted_masked_objective_is_that_of_keras_2(kind):
+    """Against the function of that name, transcribed in reference/loss.py. Weights count as they were given, masked
+    steps or not."""
+    y_true, y_pred = data(kind, {})
+    values = loss_value_and_grad(kind, y_true, y_pred, reduction="none")[0]
+    for mask in [None, *mask_cases(B, T).values()]:
+        for name, weight in weight_cases().items():
+            terms = loss_terms(
+                kind, y_true, y_pred, mask=mask, sample_weight=weight, reduction="weighted_masked_objective"
+            )
+            weights = np.full(B, weight) if name == "scalar" else weight
+            assert_close(terms.total / terms.divisor, reference.weighted_masked_objective(values, weights, mask), k=16)
+    zeros = np.zeros(B)  # 0 / 0 there
+    assert loss_value_and_grad(
+        kind, y_true, y_pred, sample_weight=zeros, reduction="weighted_masked_objective", want_grad=False
+    ) == (0.0, None)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -312,7 +429,10 @@ def test_relations(case):
         plain = loss_value_and_grad(kind, y_true, y_pred, reduction=reduction, **options)
         all_true = loss_value_and_grad(kind, y_true, y_pred, mask=np.ones((B, T)), reduction=reduction, **options)
         for a, b in zip(plain, all_true, strict=True):
-            np.testing.assert_array_equal(a, b)
+            if reduction == "weighted_masked_objective":  # has its epsilon under a mask only
+                np.testing.assert_allclose(a, b, rtol=1.1e-7)
+            else:
+                np.testing.assert_array_equal(a, b)
 
     arguments = {"mask": mask, "reduction": "sum", **options}
     one = loss_terms(kind, y_true, y_pred, sample_weight=weight, **arguments)
@@ -444,7 +564,10 @@ LABELS = np.zeros((2, 3), int)
 @pytest.mark.parametrize(
     ("kind", "y_true", "y_pred", "options", "error", "message"),
     [
-        ("huber", Y, P, {}, ValueError, "kind: expected one of mean_squared_error"),
+        ("focal", Y, P, {}, ValueError, "kind: expected one of mean_squared_error"),
+        ("huber", Y, P, {"delta": 0}, ValueError, "delta: expected a number above 0, received 0"),
+        ("huber", Y, P, {"delta": np.nan}, ValueError, "delta: expected a number above 0, received nan"),
+        ("log_cosh", Y, P, {"delta": 2}, ValueError, "delta: expected 1 for log_cosh, received 2"),
         ("mean_squared_error", Y, P, {"reduction": "avg"}, ValueError, "reduction: expected one of .*received 'avg'"),
         ("mean_squared_error", Y, P, {"reduction": 1}, ValueError, "reduction: expected one of .*received 1"),
         ("mean_squared_error", Y[:1], P, {}, ValueError, r"y_true: expected shape \(2, 3, 4\).*received \(1, 3, 4\)"),

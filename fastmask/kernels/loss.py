@@ -4,7 +4,9 @@ Design
 a) The steps that count come as a list of row numbers. A step that does not count is not in the list: it is never read,
    and its gradient stays the 0 that `ops.loss` put there.
 b) The rules, one a kind, write the vector code of value and gradient and read like the equations of `reference.loss`:
-   `e` is the Emitter, `s` the arrangement of the lanes, k counts the turns over the predictions of a step.
+   `e` is the Emitter, `s` the arrangement of the lanes, k counts the turns over the predictions of a step. Every rule
+   is a kernel of its own, compiled when it is first asked for: 0.1 to 0.2 s each, where one kernel with a switch over
+   the first eight took 0.8 s.
 c) Few predictions a step: the lanes are steps (`_StepLanes`), rows are gathered, every lane sums for itself. From WIDE
    predictions on, the lanes are predictions of one step (`_UnitLanes`), read as they stand, and sums end across lanes.
    Measured (16 lanes, ns a step, binary cross-entropy): K = 1: 7 and 27, K = 12: 34 and 27, K = 64: 164 and 82; with
@@ -13,13 +15,15 @@ d) Either way the bits of a step depend on that step alone: not on its neighbour
 e) The kernel leaves the weighted loss of each listed step; `ops.loss` sums them in float64 in the order of the list.
 """
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from ._jit import kernel
-from .loss_names import BLOCK, CODES, EPSILON, WIDE
+from .loss_names import BLOCK, EPSILON, WIDE
 from .simd import I32, I64, PTR, Emitter, V, lanes, unpack
 
 
@@ -28,11 +32,15 @@ def _i(n):
 
 
 class _Lanes:
-    """What the rules ask for. `at` holds the LLVM values of the kernel's arguments; weight, keep, shift are vectors."""
+    """What the rules ask for. `at` holds the LLVM values of the kernel's arguments; weight, delta … are vectors."""
 
-    def __init__(self, e, at, weight, keep, shift):
+    def __init__(self, e, at):
         self.e, self.b, self.at = e, e.b, at
-        self.weight, self.keep, self.shift = weight, keep, shift
+        scale, self.keep, self.shift, self.delta = (
+            _float_word(e, at[name]) for name in ("scale", "keep", "shift", "delta")
+        )
+        self.weight = self.weights()
+        self.gradient_weight = self.weight * scale
         self.ints = ir.VectorType(I64, e.lanes)
         self.units = e.splat(e.b.sitofp(at["units"], e.scalar))
         self.want_grad = e.b.icmp_signed("!=", at["d_pred"], _i(0))
@@ -47,16 +55,16 @@ class _Lanes:
         sums = self.e.loop(self.turns, [self.e.const(0.0)] * n, body)
         return [self.across(x, lambda a, b: a + b) for x in sums]
 
-    def largest_x(self):
-        """max x over the predictions. It may pass over a NaN: x - max has it again."""
+    def largest(self, turn):
+        """The largest of turn(k) over the predictions. It may pass over a NaN, which the sums of the rule keep."""
 
         def larger(a, b):
             return self.e.where(b > a, b, a)
 
         def body(k, largest):
-            return [larger(largest[0], self.inside(k, self.x(k), float("-inf")))]
+            return [larger(largest[0], self.inside(k, turn(k), float("-inf")))]
 
-        first = self.inside(_i(0), self.x(_i(0)), float("-inf"))
+        first = self.inside(_i(0), turn(_i(0)), float("-inf"))
         (largest,) = self.e.loop(self.turns, [first], body)
         return self.across(largest, larger)
 
@@ -70,7 +78,7 @@ class _Lanes:
         self.e.loop(self.b.select(self.want_grad, self.turns, _i(0)), [], body)
 
     def y(self, k):
-        """Targets of turn k, smoothed."""
+        """Targets of turn k, smoothed or as signs."""
         return self.e.fma(self.read("y_true", k), self.keep, self.shift)
 
     def x(self, k):
@@ -86,8 +94,8 @@ class _Lanes:
 class _StepLanes(_Lanes):
     """Lane i works on step i of the list, one prediction a turn. Lanes past the list's end are switched off."""
 
-    def __init__(self, e, at, weight, keep, shift):
-        super().__init__(e, at, weight, keep, shift)
+    def __init__(self, e, at):
+        super().__init__(e, at)
         self.turns = at["units"]
         load = f"llvm.masked.load.v{e.lanes}i64.p0"
         load = e._declare(load, ir.FunctionType(self.ints, [PTR, I32, self.active.type, self.ints]))
@@ -95,9 +103,8 @@ class _StepLanes(_Lanes):
         self.rows = self.b.call(load, [e.ptr(at["rows"]), ir.Constant(I32, 8), self.active, zeros])
         self.elements = self.b.mul(self.rows, self.splat_int(at["units"]))  # where each row begins
 
-    @staticmethod
-    def weights(e, at):
-        return e.load_part(e.ptr(at["weight"]), at["count"])
+    def weights(self):
+        return self.e.load_part(self.e.ptr(self.at["weight"]), self.at["count"])
 
     def inside(self, k, x, other):
         return x
@@ -114,7 +121,7 @@ class _StepLanes(_Lanes):
         scatter = self.e._declare(f"llvm.masked.scatter.{self.e.suffix}.v{self.e.lanes}p0", scatter)
         none = ir.Constant(self.active.type, None)
         wanted = self.b.select(self.want_grad, self.active, none)
-        self.b.call(scatter, [(gradient * self.weight).v, pointers, ir.Constant(I32, self.e.bytes), wanted])
+        self.b.call(scatter, [(gradient * self.gradient_weight).v, pointers, ir.Constant(I32, self.e.bytes), wanted])
 
     def labels(self):
         return self._gather("y_true", self.rows, 8, self.ints, f"v{self.e.lanes}i64")
@@ -144,15 +151,14 @@ class _StepLanes(_Lanes):
 class _UnitLanes(_Lanes):
     """The lanes are predictions of one step, a vector of them a turn; lanes past the last one count for nothing."""
 
-    def __init__(self, e, at, weight, keep, shift):
-        super().__init__(e, at, weight, keep, shift)
+    def __init__(self, e, at):
+        super().__init__(e, at)
         self.turns = self.b.sdiv(self.b.add(at["units"], _i(e.lanes - 1)), _i(e.lanes))
         self.row = self.b.load(e.ptr(at["rows"]), align=8, typ=I64)
         self.elements = self.b.mul(self.row, at["units"])
 
-    @staticmethod
-    def weights(e, at):
-        return e.broadcast(e.ptr(at["weight"]))
+    def weights(self):
+        return self.e.broadcast(self.e.ptr(self.at["weight"]))
 
     def inside(self, k, x, other):
         return self.e.where(self.e.lane_mask(self._left(k)), x, other)
@@ -165,7 +171,7 @@ class _UnitLanes(_Lanes):
 
     def put(self, k, gradient):
         left = self.b.select(self.want_grad, self._left(k), _i(0))
-        self.e.store_part(self._pointer("d_pred", self._first(k)), gradient * self.weight, left)
+        self.e.store_part(self._pointer("d_pred", self._first(k)), gradient * self.gradient_weight, left)
 
     def labels(self):
         address = self.b.add(self.at["y_true"], self.b.mul(self.row, _i(8)))
@@ -219,6 +225,43 @@ def _absolute(e, x, y):
     return e.abs(error), sign
 
 
+def _percentage(e, x, y):
+    """100 |x - y| / max(|y|, EPSILON)."""
+    size = e.abs(y)
+    factor = 100.0 / e.where(size < EPSILON, EPSILON, size)
+    value, sign = _absolute(e, x, y)
+    return value * factor, sign * factor
+
+
+def _squared_logarithmic(e, x, y):
+    """(log(1 + x) - log(1 + y))^2, neither below EPSILON."""
+    w = e.where(x < EPSILON, EPSILON, x) + 1.0
+    error = e.log(w) - e.log(e.where(y < EPSILON, EPSILON, y) + 1.0)
+    return error * error, e.where(x < EPSILON, 0.0, (error + error) / w)
+
+
+def _log_cosh(e, x, y):
+    """log cosh u = |u| + log(1 + e^-2|u|) - log 2."""
+    u = x - y
+    size = e.abs(u)
+    return size + e.log1p(e.exp_nonpositive(size * -2.0)) - math.log(2.0), e.tanh(u)
+
+
+def _poisson(e, x, y):
+    w = x + EPSILON
+    return x - y * e.log(w), 1.0 - y / w
+
+
+def _hinge(e, x, y):
+    value, active = _positive_part(e, 1.0 - x * y)
+    return value, -(y * active)
+
+
+def _squared_hinge(e, x, y):
+    value, _ = _positive_part(e, 1.0 - x * y)
+    return value * value, y * value * -2.0
+
+
 def _binary_from_logits(e, x, y):
     """max(x, 0) - x y + log(1 + t) with t = e^-|x|; the gradient sigmoid(x) - y without cancellation in the tails."""
     t = e.exp_nonpositive(-e.abs(x))
@@ -233,9 +276,72 @@ def _binary(e, x, y):
     return value, e.where(outside, 0.0, (1.0 - y) / (1.0 - c) - y / c)
 
 
+def _huber(e, s):
+    """u^2 / 2 for |u| <= delta, beyond delta |u| - delta^2 / 2."""
+
+    def point(e, x, y):
+        u = x - y
+        size = e.abs(u)
+        outer = s.delta * size - s.delta * s.delta * 0.5
+        return e.where(size <= s.delta, u * u * 0.5, outer), e.clip(u, -s.delta, s.delta)
+
+    return _elementwise(point)(e, s)
+
+
+def _cosine(e, s):
+    """v = -sum(x' y'), x' = x r, r = 1 / |x| but at most 1 / EPSILON;  d = -(y' - x' sum(x' y')) r, or -y' r there."""
+
+    def inverse_length(square_sum):
+        r = 1.0 / e.sqrt(square_sum)
+        return e.where(r > 1 / EPSILON, 1 / EPSILON, r), r > 1 / EPSILON
+
+    xx, yy = s.sums(lambda k: [s.x(k) * s.x(k), s.y(k) * s.y(k)], 2)
+    (rx, tiny), (ry, _) = inverse_length(xx), inverse_length(yy)
+    (xy,) = s.sums(lambda k: [(s.x(k) * rx) * (s.y(k) * ry)])
+    along = e.where(tiny, 0.0, xy)
+    s.put_gradients(lambda k: (s.x(k) * rx * along - s.y(k) * ry) * rx)
+    return -xy
+
+
+def _kl_divergence(e, s):
+    """v = sum y log(y / x), both clipped to [EPSILON, 1];  d = -y / x, 0 where x is outside."""
+
+    def clip(p):
+        return e.clip(p, EPSILON, 1.0)
+
+    def gradient(k):
+        x = s.x(k)
+        return e.where(e.b.or_(x < EPSILON, x > 1.0), 0.0, -(clip(s.y(k)) / clip(x)))
+
+    s.put_gradients(gradient)
+    (value,) = s.sums(lambda k: [clip(s.y(k)) * e.log(clip(s.y(k)) / clip(s.x(k)))])
+    return value
+
+
+def _categorical_hinge(e, s):
+    """v = max(m - sum(x y) + 1, 0) with m = max x (1 - y);  d = (1 - y) / n - y where x (1 - y) is m, n times; else -y.
+
+    Nothing of it where v is 0.
+    """
+
+    def other(k):
+        return s.x(k) * (1.0 - s.y(k))
+
+    m = s.largest(other)
+    ties, right = s.sums(lambda k: [e.where(other(k) >= m, 1.0, 0.0), s.x(k) * s.y(k)], 2)
+    value, active = _positive_part(e, m - right + 1.0)
+
+    def gradient(k):
+        share = e.where(other(k) >= m, (1.0 - s.y(k)) / ties, 0.0)
+        return (share - s.y(k)) * active
+
+    s.put_gradients(gradient)
+    return value
+
+
 def _categorical_from_logits(e, s):
     """v = log z sum(y) - sum(y (x - m)) with m = max x, z = sum e^(x - m);  d = e^(x - m) / z sum(y) - y."""
-    m = s.largest_x()
+    m = s.largest(s.x)
     (z,) = s.sums(lambda k: [e.exp_nonpositive(s.x(k) - m)])
     y_sum, linear = s.sums(lambda k: [s.y(k), s.y(k) * (s.x(k) - m)], 2)
     factor = y_sum / z
@@ -245,7 +351,7 @@ def _categorical_from_logits(e, s):
 
 def _sparse_from_logits(e, s):
     """v = log z - (x_label - m), m and z as above;  d = e^(x - m) / z - onehot(label)."""
-    m = s.largest_x()
+    m = s.largest(s.x)
     (z,) = s.sums(lambda k: [e.exp_nonpositive(s.x(k) - m)])
     labels, inverse = s.labels(), 1.0 / z
     s.put_gradients(lambda k: e.exp_nonpositive(s.x(k) - m) * inverse - e.where(s.is_label(k, labels), 1.0, 0.0))
@@ -287,6 +393,11 @@ def _sparse(e, s):
     return e.log(c_sum) - e.log(c_label)
 
 
+def _positive_part(e, margin):
+    """max(margin, 0) and its slope: 1 from 0 on, as in TensorFlow. NaN stays NaN."""
+    return e.where(margin < 0.0, 0.0, margin), e.where(margin < 0.0, 0.0, e.where(margin >= 0.0, 1.0, margin))
+
+
 def _clip(e, p):
     """p clipped to [EPSILON, 1 - EPSILON] as `real` rounds them, and where that changed it (not where p is NaN)."""
     real = np.float64 if e.double else np.float32
@@ -294,26 +405,13 @@ def _clip(e, p):
     return e.clip(p, low, high), e.b.or_(p < low, p > high)
 
 
-_RULES = {
-    "mean_squared_error": _elementwise(_squared),
-    "mean_absolute_error": _elementwise(_absolute),
-    "binary_crossentropy": _elementwise(_binary),
-    "binary_crossentropy_from_logits": _elementwise(_binary_from_logits),
-    "categorical_crossentropy": _categorical,
-    "categorical_crossentropy_from_logits": _categorical_from_logits,
-    "sparse_categorical_crossentropy": _sparse,
-    "sparse_categorical_crossentropy_from_logits": _sparse_from_logits,
-}
-assert set(_RULES) == set(CODES)
+# ---- the kernels -----------------------------------------------------------------------------------------------------
+
+ARGUMENTS = "count rows weight values y_true y_pred d_pred units scale keep shift delta"
 
 
-# ---- the kernel ------------------------------------------------------------------------------------------------------
-
-ARGUMENTS = "kind count rows weight values y_true y_pred d_pred units scale keep shift"
-
-
-def _losses_of(arrangement):
-    """The intrinsic (real, args, first, n): losses of n listed steps from `first` on, with a switch over the kinds."""
+def _losses_of(arrangement, rule):
+    """The intrinsic (real, args, first, n): losses of n listed steps from `first` on."""
 
     def codegen(context, builder, sig, llargs):
         e = Emitter(builder, sig.args[0].instance_type)
@@ -325,27 +423,8 @@ def _losses_of(arrangement):
         at["count"] = n
         for name, size in (("rows", 8), ("weight", e.bytes), ("values", e.bytes)):
             at[name] = builder.add(at[name], builder.mul(first, _i(size)))
-        weight = arrangement.weights(e, at)
-        scale, keep, shift = (_float_word(e, at[name]) for name in ("scale", "keep", "shift"))
-        s = arrangement(e, at, weight * scale, keep, shift)
-
-        end, unknown = builder.append_basic_block("end"), builder.append_basic_block("unknown")
-        switch = builder.switch(at["kind"], unknown)
-        results = [(e.value(float("nan")), unknown)]
-        for name, rule in _RULES.items():
-            case = builder.append_basic_block(name)
-            switch.add_case(_i(CODES[name]), case)
-            builder.position_at_end(case)
-            value = rule(e, s)
-            results.append((value.v, builder.block))
-            builder.branch(end)
-        builder.position_at_end(unknown)
-        builder.branch(end)
-        builder.position_at_end(end)
-        value = builder.phi(e.vec)
-        for result, block in results:
-            value.add_incoming(result, block)
-        e.store_part(e.ptr(at["values"]), V(e, value) * weight, n)
+        s = arrangement(e, at)
+        e.store_part(e.ptr(at["values"]), rule(e, s) * s.weight, n)
         return context.get_dummy_value()
 
     def typing(typingctx, real, args, first, n):
@@ -354,29 +433,51 @@ def _losses_of(arrangement):
     return intrinsic(typing)
 
 
-_losses_of_steps = _losses_of(_StepLanes)
-_losses_of_wide_step = _losses_of(_UnitLanes)
-
-
 def _float_word(e, word):
     """The vector of a float argument: its float64 bits come as an int64."""
     x = e.b.bitcast(word, ir.DoubleType())
     return e.splat(x if e.double else e.b.fptrunc(x, e.scalar))
 
 
-@kernel(ARGUMENTS)
-def step_losses(block, args, real):
-    """values (count,) = weighted losses of the steps listed in rows (count,); their gradients go to d_pred (N,K).
+def _kernel(rule):
+    """The block kernel of a rule: values (count,) = weighted losses of the steps listed in rows (count,); their
+    gradients go to d_pred (N,K).
 
-    kind: a code of `loss_names`; weight (count,); y_true (N,K) real, or (N,) int64 class numbers; y_pred (N,K),
-    K = units; d_pred 0: no gradient is wanted. Targets count as keep * y_true + shift, gradients are multiplied by
-    weight * scale. Parallel: blocks of BLOCK listed steps.
+    weight (count,); y_true (N,K) real, or (N,) int64 class numbers; y_pred (N,K), K = units; d_pred 0: no gradient is
+    wanted. Targets count as keep * y_true + shift, gradients are multiplied by weight * scale; delta is Huber's.
+    Parallel: blocks of BLOCK listed steps.
     """
-    kind, count, rows, weight, values, y_true, y_pred, d_pred, units, scale, keep, shift = unpack(args, 12)
-    last = min(count, (block + 1) * BLOCK)
-    if units < WIDE:
-        for first in range(block * BLOCK, last, lanes(real)):
-            _losses_of_steps(real, args, first, min(lanes(real), last - first))
-    else:
-        for first in range(block * BLOCK, last):
-            _losses_of_wide_step(real, args, first, 1)
+    losses_of_steps, losses_of_wide_step = _losses_of(_StepLanes, rule), _losses_of(_UnitLanes, rule)
+
+    @kernel(ARGUMENTS)
+    def step_losses(block, args, real):
+        count, rows, weight, values, y_true, y_pred, d_pred, units, scale, keep, shift, delta = unpack(args, 12)
+        last = min(count, (block + 1) * BLOCK)
+        if units < WIDE:
+            for first in range(block * BLOCK, last, lanes(real)):
+                losses_of_steps(real, args, first, min(lanes(real), last - first))
+        else:
+            for first in range(block * BLOCK, last):
+                losses_of_wide_step(real, args, first, 1)
+
+    return step_losses
+
+
+mean_squared_error = _kernel(_elementwise(_squared))
+mean_absolute_error = _kernel(_elementwise(_absolute))
+mean_absolute_percentage_error = _kernel(_elementwise(_percentage))
+mean_squared_logarithmic_error = _kernel(_elementwise(_squared_logarithmic))
+huber = _kernel(_huber)
+log_cosh = _kernel(_elementwise(_log_cosh))
+cosine_similarity = _kernel(_cosine)
+binary_crossentropy = _kernel(_elementwise(_binary))
+binary_crossentropy_from_logits = _kernel(_elementwise(_binary_from_logits))
+categorical_crossentropy = _kernel(_categorical)
+categorical_crossentropy_from_logits = _kernel(_categorical_from_logits)
+sparse_categorical_crossentropy = _kernel(_sparse)
+sparse_categorical_crossentropy_from_logits = _kernel(_sparse_from_logits)
+kl_divergence = _kernel(_kl_divergence)
+poisson = _kernel(_elementwise(_poisson))
+hinge = _kernel(_elementwise(_hinge))
+squared_hinge = _kernel(_elementwise(_squared_hinge))
+categorical_hinge = _kernel(_categorical_hinge)

@@ -7,11 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.kernels import _jit
-from fastmask.kernels.loss_names import BLOCK, CODES, KINDS
+from fastmask.kernels.loss_names import BLOCK, EPSILON, KINDS
 from fastmask.ops.mask import check_mask, check_numbers
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+REDUCTIONS = (
+    "sum_over_batch_size", "mean", "mean_with_sample_weight", "weighted_masked_objective", "sum", "none", None,
+)  # fmt: skip
 SMOOTHABLE = ("binary_crossentropy", "categorical_crossentropy")
+SIGNED = ("hinge", "squared_hinge")  # targets are -1 or 1; all 0 or 1 are taken for that
 WORK = 60  # multiply-adds that one prediction is worth to the launcher: about 1 ns
 
 
@@ -35,20 +38,22 @@ def loss_terms(
     from_logits=False,
     label_smoothing=0.0,
     ignore_class=None,
+    delta=1.0,
     want_grad=True,
+    weight_share=None,
 ):
     """Total, divisor, step losses and gradient of a masked loss: what `loss_value_and_grad` is made of.
 
     Parameters, Raises and Notes are those of `loss_value_and_grad`. An epoch's loss is the sum of its batches' totals
     over the sum of their divisors, so that it does not depend on the batch size (for reduction "sum": the sum of the
-    totals).
+    totals). `weight_share`: see `divisor_of`.
 
     Returns
     -------
     LossTerms
         (total, divisor, steps (...,), d_pred (...,K)); `d_pred` is None with ``want_grad=False``.
     """
-    check_options(kind, reduction, from_logits, label_smoothing, ignore_class)
+    check_options(kind, reduction, from_logits, label_smoothing, ignore_class, delta)
     p = as_prediction(y_pred)
     steps, units = p.shape[:-1], p.shape[-1]
     sparse = kind == "sparse_categorical_crossentropy"
@@ -60,6 +65,7 @@ def loss_terms(
     counts = valid if weight is None else valid & (weight != 0)
     if sparse:
         y = as_class_ids(y, counts, units)
+    divisor = divisor_of(reduction, valid, weight, mask is not None or ignore_class is not None, weight_share)
 
     # What the kernel sees: the steps that count, as a list, and arrays of rows. Nothing else is ever read.
     N = math.prod(steps)
@@ -67,14 +73,16 @@ def loss_terms(
     y, p = np.ascontiguousarray(y), np.ascontiguousarray(p)
     w = np.ones(len(rows), p.dtype) if weight is None else weight.reshape(N)[rows]
     values = np.empty(len(rows), p.dtype)
-    divisor = divisor_of(reduction, valid, weight)
     d_pred = np.zeros(p.shape, p.dtype) if want_grad else None
-    smoothed = 2 if kind == "binary_crossentropy" else units
+    keep, shift = 1.0, 0.0  # targets count as keep * y + shift
+    if label_smoothing:
+        keep, shift = 1 - label_smoothing, label_smoothing / (2 if kind == "binary_crossentropy" else units)
+    elif kind in SIGNED and _all_binary(y[counts]):
+        keep, shift = 2.0, -1.0
     if len(rows):
-        _jit.get("loss", "step_losses", p.dtype.name).run(
+        _jit.get("loss", f"{kind}_from_logits" if from_logits else kind, p.dtype.name).run(
             -(-len(rows) // BLOCK),
             len(rows) * units * WORK,
-            kind=CODES[f"{kind}_from_logits" if from_logits else kind],
             count=len(rows),
             rows=rows,
             weight=w,
@@ -84,21 +92,99 @@ def loss_terms(
             d_pred=d_pred if divisor else None,  # nothing to divide by: value and gradient are 0
             units=units,
             scale=1.0 / divisor if divisor else 0.0,
-            keep=float(1 - label_smoothing),
-            shift=float(label_smoothing / smoothed),
+            keep=float(keep),
+            shift=float(shift),
+            delta=float(delta),
         )
-    step_losses = np.zeros(N, p.dtype)
-    step_losses[rows] = values
-    return LossTerms(float(np.sum(values, dtype=np.float64)), divisor, step_losses.reshape(steps), d_pred)
+    return _terms(values, divisor, counts, d_pred)
 
 
-def divisor_of(reduction, valid, weight):
-    """Number of valid steps, or the sum of their weights; 1 for the reductions that do not divide."""
+def function_terms(
+    values,
+    gradient,
+    y_true,
+    y_pred,
+    *,
+    mask=None,
+    sample_weight=None,
+    reduction="sum_over_batch_size",
+    weight_share=None,
+):
+    """`loss_terms` of a loss given as functions, which see the n steps that count and nothing else.
+
+    Parameters
+    ----------
+    values : function
+        (y_true (n,...), y_pred (n,K)) -> (n,), the loss of every step.
+    gradient : function or None
+        The same arguments -> (n,K), the derivative of sum(values) with respect to y_pred; None leaves d_pred out.
+    y_true : array_like
+        Its leading axes are the steps; for K = 1 it may be without the last axis. It is cast to the dtype of `y_pred`.
+    y_pred, mask, sample_weight, reduction, weight_share
+        As for `loss_terms`.
+
+    Returns
+    -------
+    LossTerms
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, what the functions return included.
+
+    Notes
+    -----
+    The functions are not called where no step counts. `loss_value_and_grad` has the reductions and the mask rule.
+    """
+    p = as_prediction(y_pred)
+    steps, units = p.shape[:-1], p.shape[-1]
+    valid = as_step_mask(mask, steps)
+    weight = as_step_weight(sample_weight, steps, p.dtype)
+    y = as_any_target(y_true, steps, units, p.dtype)
+    counts = valid if weight is None else valid & (weight != 0)
+    divisor = divisor_of(reduction, valid, weight, mask is not None, weight_share)
+
+    n = int(np.count_nonzero(counts))
+    losses = np.zeros(n, p.dtype)
+    d_pred = None if gradient is None else np.zeros(p.shape, p.dtype)
+    if n:
+        y, p, w = y[counts], p[counts], 1 if weight is None else weight[counts]
+        losses[:] = w * as_result(values(y, p), (n,), "call")
+        if gradient is not None and divisor:
+            d = as_result(gradient(y, p), (n, units), "gradient")
+            d_pred[counts] = d * np.reshape(w / divisor, (-1, 1))
+    return _terms(losses, divisor, counts, d_pred)
+
+
+def _terms(values, divisor, counts, d_pred):
+    """LossTerms from the weighted losses of the steps that count."""
+    step_losses = np.zeros(counts.shape, values.dtype)
+    step_losses[counts] = values
+    return LossTerms(float(np.sum(values, dtype=np.float64)), divisor, step_losses, d_pred)
+
+
+def divisor_of(reduction, valid, weight, masked, weight_share=None):
+    """What the total is divided by: the table of `loss_value_and_grad`. `valid` are the steps that are not masked,
+    `masked` says whether there was a mask.
+
+    `weight_share`: share of the weights that are not 0, where it is not that of `weight` because weights of rows were
+    repeated for the steps of a Ragged.
+    """
     if reduction in ("sum", "none", None):
         return 1.0
     if reduction == "mean_with_sample_weight" and weight is not None:
         return float(np.sum(weight[valid], dtype=np.float64))
-    return float(np.count_nonzero(valid))
+    divisor = float(np.count_nonzero(valid))
+    if reduction == "weighted_masked_objective":
+        if masked:
+            divisor += EPSILON * valid.size
+        divisor *= share_of_weights(weight) if weight_share is None else weight_share
+    return divisor
+
+
+def share_of_weights(weight):
+    """How many of the weights are not 0, from 0 to 1; 1 without weights."""
+    return np.count_nonzero(weight) / max(np.size(weight), 1) if weight is not None else 1.0
 
 
 def loss_value_and_grad(
@@ -112,6 +198,7 @@ def loss_value_and_grad(
     from_logits=False,
     label_smoothing=0.0,
     ignore_class=None,
+    delta=1.0,
     want_grad=True,
 ):
     """Value of a masked loss and its gradient with respect to the predictions, in one pass.
@@ -119,8 +206,8 @@ def loss_value_and_grad(
     Parameters
     ----------
     kind : str
-        "mean_squared_error", "mean_absolute_error", "binary_crossentropy", "categorical_crossentropy" or
-        "sparse_categorical_crossentropy".
+        One of `fastmask.kernels.loss_names.KINDS`; `fastmask.reference.loss` has a function of that name with the
+        equations.
     y_true : array_like
         Targets of the shape of `y_pred`; for K = 1 also without the last axis. Sparse: class numbers 0..K-1 of shape
         (...) or (...,1).
@@ -132,9 +219,11 @@ def loss_value_and_grad(
     sample_weight : array_like, optional
         A scalar, (B,) or (B,1) for rows, (B,T) or (B,T,1) for steps. One axis always means rows.
     reduction : str or None
-        "sum_over_batch_size" = "mean", "mean_with_sample_weight", "sum", "none" = None.
-    from_logits, label_smoothing, ignore_class
-        As in Keras; `label_smoothing` for the binary and the categorical, `ignore_class` for the sparse cross-entropy.
+        "sum_over_batch_size" = "mean", "mean_with_sample_weight", "sum", "none" = None, or that of Keras 1 to 2.2,
+        "weighted_masked_objective".
+    from_logits, label_smoothing, ignore_class, delta
+        As in Keras; `label_smoothing` for the binary and the categorical, `ignore_class` for the sparse cross-entropy,
+        `delta` for "huber".
     want_grad : bool
         False leaves the gradient out.
 
@@ -157,17 +246,21 @@ def loss_value_and_grad(
     -----
     With v the loss of a step, m the mask and w the weight:
 
-    ========================  ======================  =============
-    reduction                 total                   divisor
-    ========================  ======================  =============
-    sum_over_batch_size       sum(m w v)              sum(m)
-    mean_with_sample_weight   sum(m w v)              sum(m w)
-    sum                       sum(m w v)              1
-    none                      m w v at each step      1
-    ========================  ======================  =============
+    =========================  ==================  ===================================
+    reduction                  total               divisor
+    =========================  ==================  ===================================
+    sum_over_batch_size        sum(m w v)          sum(m)
+    mean_with_sample_weight    sum(m w v)          sum(m w)
+    weighted_masked_objective  sum(m w v)          (sum(m) + N 1e-7) share of w != 0
+    sum                        sum(m w v)          1
+    none                       m w v at each step  1
+    =========================  ==================  ===================================
+
+    In the third N is the number of all steps and the share is that of all weights, masked ones too; without a mask
+    there is no N 1e-7.
 
     Mask rule: a step that is masked, ignored or of weight 0 is never read, so NaN there changes nothing. If no step
-    counts, value and gradient are 0. A mask of True everywhere is the same as no mask.
+    counts, value and gradient are 0. A mask of True everywhere is the same as no mask (but for the 1e-7 above).
 
     Parallel over steps. The bits of a step's loss and gradient, and of the total, depend on the steps that count and
     their order alone: not on threads, padding or the steps around them (tests/test_loss.py:
@@ -177,7 +270,9 @@ def loss_value_and_grad(
     taken for time steps; targets (B,T) against predictions (B,T,1) give a loss for each step; weights that are
     broadcast enter the divisor of "mean_with_sample_weight" once for every step, masked or not; the gradient of the
     categorical cross-entropy from logits is the derivative of its value also for targets that do not sum to 1
-    (TensorFlow assumes they do); NaN in a valid probability gives a NaN gradient, not 0.
+    (TensorFlow assumes they do); NaN in a valid prediction gives a NaN gradient, not 0; whether the targets of a hinge
+    are all 0 or 1, and so stand for -1 and 1, is decided by the steps that count; constants are exact in float64 (Keras
+    takes log 2 of "log_cosh" and 1e-7 of "mean_squared_logarithmic_error" in float32).
 
     Examples
     --------
@@ -199,6 +294,7 @@ def loss_value_and_grad(
         from_logits=from_logits,
         label_smoothing=label_smoothing,
         ignore_class=ignore_class,
+        delta=delta,
         want_grad=want_grad,
     )
     return value_of(terms, reduction), terms.d_pred
@@ -214,12 +310,17 @@ def value_of(terms, reduction):
 # ---- checks: every one names the argument, what was expected and what came ------------------------------------------
 
 
-def check_options(kind, reduction, from_logits=False, label_smoothing=0.0, ignore_class=None):
+def check_reduction(reduction):
+    """Raise unless there is such a reduction."""
+    if not (reduction is None or isinstance(reduction, str)) or reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {REDUCTIONS}, received {reduction!r}")
+
+
+def check_options(kind, reduction, from_logits=False, label_smoothing=0.0, ignore_class=None, delta=1.0):
     """Raise unless the options exist and belong to this kind of loss."""
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, received {kind!r}")
-    if not (reduction is None or isinstance(reduction, str)) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected one of {REDUCTIONS}, received {reduction!r}")
+    check_reduction(reduction)
     if from_logits and not kind.endswith("crossentropy"):
         raise ValueError(f"from_logits: expected False for {kind}, received {from_logits!r}")
     if not (isinstance(label_smoothing, numbers.Real) and 0 <= label_smoothing <= 1):
@@ -231,6 +332,10 @@ def check_options(kind, reduction, from_logits=False, label_smoothing=0.0, ignor
             raise ValueError(f"ignore_class: expected None for {kind}, received {ignore_class!r}")
         if not isinstance(ignore_class, numbers.Integral):
             raise TypeError(f"ignore_class: expected an integer or None, received {ignore_class!r}")
+    if not (isinstance(delta, numbers.Real) and delta > 0):
+        raise ValueError(f"delta: expected a number above 0, received {delta!r}")
+    if delta != 1 and kind != "huber":
+        raise ValueError(f"delta: expected 1 for {kind}, received {delta!r}")
 
 
 def as_prediction(y_pred):
@@ -249,6 +354,18 @@ def as_target(y_true, shape, dtype):
         raise ValueError(f"y_true: expected shape {shape}, the shape of y_pred, received {y_true.shape}")
     with np.errstate(over="ignore"):  # garbage under a mask may be anything
         return y_true.astype(dtype, copy=False).reshape(shape)
+
+
+def as_any_target(y_true, steps, units, dtype):
+    """y_true of any shape whose leading axes are the steps, in the dtype of the predictions; for K = 1 with a last axis
+    like theirs."""
+    y_true = check_numbers(y_true, "y_true")
+    if y_true.shape[: len(steps)] != steps:
+        raise ValueError(f"y_true: expected shape {steps} or with further axes, received {y_true.shape}")
+    if units == 1 and y_true.shape == steps:
+        y_true = y_true[..., None]
+    with np.errstate(over="ignore"):  # garbage under a mask may be anything
+        return y_true.astype(dtype, copy=False)
 
 
 def as_labels(y_true, steps):
@@ -294,3 +411,15 @@ def as_step_weight(sample_weight, steps, dtype):
             f"sample_weight: expected () for all, {steps[:1]} for rows or {steps} for steps, received {shape}"
         )
     return np.ascontiguousarray(np.broadcast_to(aligned, steps))
+
+
+def _all_binary(y):
+    return bool(np.all((y == 0) | (y == 1)))
+
+
+def as_result(array, shape, name):
+    """What a user's function `name` returned, as an array of that shape."""
+    array = check_numbers(array, name)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected a result of shape {shape}, received {array.shape}")
+    return array
