@@ -5,8 +5,14 @@ Two sources of names: the built-in classes of a module (`Kind`) and whatever a u
 """
 
 import inspect
+import re
 
 _registered = {}
+
+
+def snake_case(name):
+    """LayerNormalization -> layer_normalization, KLDivergence -> kl_divergence, Conv1D -> conv1d, as Keras."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower().lstrip("_")
 
 
 def register_serializable(package="custom", name=None):

@@ -1,9 +1,8 @@
 """How a layer is written down and becomes a layer again; and names for layers."""
 
 import itertools
-import re
 
-from fastmask.registry import register_serializable, registered_class, registered_name
+from fastmask.registry import register_serializable, registered_class, registered_name, snake_case
 
 __all__ = ["auto_name", "deserialize", "register_serializable", "serialize"]
 
@@ -12,8 +11,7 @@ _name_counts = {}
 
 def auto_name(of):
     """A name for a layer that was given none, from its class or a word: gru, gru_1, gru_2, ..."""
-    word = of if isinstance(of, str) else of.__name__
-    word = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", word).lower().lstrip("_")
+    word = snake_case(of if isinstance(of, str) else of.__name__)
     n = next(_name_counts.setdefault(word, itertools.count()))
     return f"{word}_{n}" if n else word
 
