@@ -15,6 +15,11 @@ class Loss:
             "BinaryCrossentropy",
             "CategoricalCrossentropy",
             "SparseCategoricalCrossentropy",
+            "Huber",
+            "CosineSimilarity",
+            "KLDivergence",
+            "Hinge",
+            "CategoricalHinge",
         ],
         [(4, 10, 4), (256, 100, 64)],
         common.DTYPES,
@@ -37,3 +42,27 @@ class Loss:
 
     def time_value_and_grad(self, *_):
         self.loss.value_and_grad(self.y_true, self.y_pred, mask=self.mask)
+
+
+class OwnLoss:
+    """A loss of one's own in NumPy, beside the fused kernel of the same formula."""
+
+    params = (["own", "fused"], [(4, 10, 4), (256, 100, 64)])
+    param_names = ("kind", "B,T,K")
+
+    def setup(self, kind, size):
+        B, T, K = size
+        self.loss = _Squared() if kind == "own" else fm.losses.MeanSquaredError()
+        self.mask, self.y_true, self.y_pred = common.mask(B, T), common.normal(B, T, K), common.normal(B, T, K)
+        self.time_value_and_grad()
+
+    def time_value_and_grad(self, *_):
+        self.loss.value_and_grad(self.y_true, self.y_pred, mask=self.mask)
+
+
+class _Squared(fm.losses.Loss):
+    def call(self, y_true, y_pred):
+        return np.mean((y_pred - y_true) ** 2, axis=-1)
+
+    def gradient(self, y_true, y_pred):
+        return 2 * (y_pred - y_true) / y_pred.shape[-1]

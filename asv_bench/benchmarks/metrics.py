@@ -8,7 +8,18 @@ from . import common
 
 
 class Metric:
-    params = (["SparseCategoricalAccuracy", "CategoricalAccuracy", "MeanSquaredError"], [(4, 10, 4), (256, 100, 64)])
+    params = (
+        [
+            "SparseCategoricalAccuracy",
+            "CategoricalAccuracy",
+            "MeanSquaredError",
+            "TopKCategoricalAccuracy",
+            "Precision",
+            "AUC",
+            "F1Score",
+        ],
+        [(4, 10, 4), (256, 100, 64)],
+    )
     param_names = ("metric", "B,T,K")
 
     def setup(self, name, size):
