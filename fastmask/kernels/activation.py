@@ -9,7 +9,7 @@ activation.
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from ._jit import kernel
 from .activation_names import CODES, LINEAR, NAMES, SIGMOID, TANH
@@ -260,17 +260,14 @@ def activation_backward(block, args, real):
         i += L
 
 
-@kernel("x y size log")
-def softmax_forward(block, args, real):
-    """y = softmax(x), or its logarithm, over one row of `size`. Parallel: a block is a row.
+@register_jitable
+def softmax_row(real, x, y, size, log):
+    """y = softmax(x), or its logarithm, over `size` numbers; y may be x unless `log`.
 
     e^(x - max) / sum; the sum runs over four interleaved partial sums whatever the number of lanes, so its bits are the
     same on every machine. A NaN fills its row.
     """
-    x, y, size, log = unpack(args, 4)
     L, bytes_ = lanes(real), itemsize(real)
-    x += block * size * bytes_
-    y += block * size * bytes_
     top = get_real(real, x, 0)
     for k in range(1, size):
         v = get_real(real, x, k)
@@ -304,6 +301,14 @@ def softmax_forward(block, args, real):
             v = load_part(real, y + k * bytes_, count) / total
         store_part(y + k * bytes_, v, count)
         k += L
+
+
+@kernel("x y size log")
+def softmax_forward(block, args, real):
+    """y = softmax(x), or its logarithm, over one row of `size`. Parallel: a block is a row."""
+    x, y, size, log = unpack(args, 4)
+    row = block * size * itemsize(real)
+    softmax_row(real, x + row, y + row, size, log)
 
 
 @kernel("y dy dx size log")

@@ -28,10 +28,13 @@ from .simd import (
     V,
     _real,
     get_i64,
+    get_real,
     itemsize,
     lanes,
     load,
+    load_part,
     put_i64,
+    put_real,
     splat,
     stack,
     store,
@@ -301,6 +304,53 @@ def product(block, args, real):
             put_i64(a_frame, r, a + (n + r) * a_stride)
             at = get_i64(c_index, n + r) if c_index != 0 else n + r
             put_i64(c_frame, r, c + at * c_stride)
+        matmul(real, a_frame, init_frame, c_frame, count, weights, outer, inner, jump, vectors, columns)
+
+
+@kernel("jobs")
+def pack_matrices(block, args, real):
+    """Many right-hand sides, each as design c lays it out. Parallel: a block is a matrix.
+
+    jobs: 6 words a block: address of element (0, 0), rows, columns, bytes from row to row and from column to column,
+    address of the result.
+    """
+    (jobs,) = unpack(args, 1)
+    b, rows, columns, row_stride, column_stride, out = unpack(jobs + block * 6 * 8, 6)
+    L, size = lanes(real), itemsize(real)
+    v, vectors = 0, (columns + L - 1) // L
+    while v < vectors:
+        width = 4 if vectors - v >= 4 else 2 if vectors - v >= 2 else 1
+        for k in range(rows):
+            for i in range(width):
+                at = b + k * row_stride + (v + i) * L * column_stride
+                count = min(L, columns - (v + i) * L)
+                if column_stride == size:
+                    store(out, load_part(real, at, count))
+                else:
+                    for j in range(L):
+                        put_real(real, out, j, get_real(real, at + j * column_stride, 0) if j < count else real(0))
+                out += L * size
+        v += width
+
+
+@kernel("jobs init")
+def products(block, args, real):
+    """Many products, c = init + a · weights, each with weights of its own. Parallel: a block is some rows of one.
+
+    jobs: 10 words a block: a, its row stride, outer, inner, jump, weights, columns, c, its row stride, rows; as in
+    `product`.
+    """
+    jobs, init = unpack(args, 2)
+    a, a_stride, outer, inner, jump, weights, columns, c, c_stride, rows = unpack(jobs + block * 10 * 8, 10)
+    vectors = (columns + lanes(real) - 1) // lanes(real)
+    a_frame, init_frame, c_frame = stack(8), stack(8), stack(8)
+    for r in range(MAX_ROWS):
+        put_i64(init_frame, r, init)
+    for n in range(0, rows, MAX_ROWS):
+        count = min(MAX_ROWS, rows - n)
+        for r in range(count):
+            put_i64(a_frame, r, a + (n + r) * a_stride)
+            put_i64(c_frame, r, c + (n + r) * c_stride)
         matmul(real, a_frame, init_frame, c_frame, count, weights, outer, inner, jump, vectors, columns)
 
 

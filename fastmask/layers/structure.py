@@ -12,6 +12,11 @@ def map_shape(function, shape):
     return [function(s) for s in shape] if nested else function(shape)
 
 
+def differ(a, b):
+    """Whether two sizes are known and not the same."""
+    return a is not None and b is not None and a != b
+
+
 def is_symbolic(inputs):
     first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
     return getattr(first, "is_symbolic", False)

@@ -216,22 +216,22 @@ def steps_of(B, T, offsets, mask, reverse, restore):
     return found
 
 
-def resolve_batch(x, mask, dtype=None):
+def resolve_batch(x, mask, dtype=None, name="x", mask_name="mask"):
     """(values, B, T, offsets, mask) of a padded (B,T,F) or Ragged batch, checked; T None for Ragged; mask a contiguous
     bool array or None.
     """
     if mask is None and type(x) is not np.ndarray:
         mask = getattr(x, "mask", None)  # what a layer returned: never lose its mask
     if isinstance(x, Ragged):
-        values = as_floats("x", x.values, dtype)
+        values = as_floats(name, x.values, dtype)
         if values.ndim != 2:
-            raise ValueError(f"x: expected Ragged values of shape (N,F), received {values.shape}")
+            raise ValueError(f"{name}: expected Ragged values of shape (N,F), received {values.shape}")
         if mask is not None:
-            mask = check_mask(mask.values if isinstance(mask, Ragged) else mask, (values.shape[0],))
+            mask = check_mask(mask.values if isinstance(mask, Ragged) else mask, (values.shape[0],), mask_name)
         return values, len(x), None, x.offsets, mask
-    x = as_floats("x", x, dtype)
+    x = as_floats(name, x, dtype)
     if x.ndim != 3:
-        raise ValueError(f"x: expected shape (B,T,F), received {x.shape}")
+        raise ValueError(f"{name}: expected shape (B,T,F), received {x.shape}")
     if mask is not None:
-        mask = check_mask(mask, x.shape[:2])
+        mask = check_mask(mask, x.shape[:2], mask_name)
     return x, x.shape[0], x.shape[1], None, mask
