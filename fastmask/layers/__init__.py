@@ -1,5 +1,6 @@
 """Layers with Keras' names and arguments, and the masks that travel through them."""
 
+from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Dense, Dropout, Masking
@@ -13,6 +14,8 @@ from fastmask.layers.symbolic import Input
 __all__ = [
     "GRU",
     "LSTM",
+    "AdditiveAttention",
+    "Attention",
     "BatchNormalization",
     "Bidirectional",
     "Dense",
