@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmask as fm
-from fastmask.ops import activation, attention, embedding, gemm, normalization, pool
+from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, pool
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -28,6 +28,7 @@ OPS = (
     [(fm, name) for name in RECURRENT]
     + [(gemm, name) for name in ("dense", "dense_forward", "dense_backward", "dense_pack")]
     + [(attention, f"attention{verb}") for verb in ("", "_forward", "_backward", "_scores")]
+    + [(convolution, f"conv1d{verb}") for verb in ("", "_forward", "_backward", "_pack", "_mask")]
     + [(activation, name) for name in ("activation_forward", "activation_backward")]
     + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(pool, f"{kind}_pool_{verb}") for kind in ("average", "max") for verb in VERBS]

@@ -3,6 +3,7 @@
 from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
+from fastmask.layers.convolution import Conv1D
 from fastmask.layers.core import Dense, Dropout, Masking
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
@@ -18,6 +19,7 @@ __all__ = [
     "Attention",
     "BatchNormalization",
     "Bidirectional",
+    "Conv1D",
     "Dense",
     "Dropout",
     "Embedding",

@@ -1,0 +1,238 @@
+"""Conv1D."""
+
+from fastmask import activations, constraints, initializers, regularizers
+from fastmask.layers.base import Layer
+from fastmask.layers.registry import register_serializable
+from fastmask.ops.convolution import (
+    PADDINGS,
+    conv1d,
+    conv1d_backward,
+    conv1d_forward,
+    conv1d_length,
+    conv1d_mask,
+    conv1d_pack,
+)
+from fastmask.ops.mask import check_count
+
+
+@register_serializable(package=None)
+class Conv1D(Layer):
+    """Convolution over time: y[t] = activation(b + sum over k of x[t strides - left + k dilation_rate] W[k]).
+
+    Parameters
+    ----------
+    filters : int
+        C, the last axis of the outputs.
+    kernel_size : int
+        K, the steps an output reads; like strides and dilation_rate also a tuple of one.
+    strides : int
+        Steps from output to output.
+    padding : "valid", "same" or "causal"
+        What lies outside a row is 0. "valid": windows lie inside the row (left = 0), "same": around their step (as many
+        outputs as steps), "causal": behind it; left as in TensorFlow.
+    data_format : "channels_last" or None
+        (B,T,F); "channels_first" is not supported.
+    dilation_rate : int
+        Steps from one step that an output reads to the next. Not with strides > 1.
+    groups : 1
+        More are not supported.
+    activation : str, optional
+        A name of `fastmask.activations`; None is linear. softmax and log_softmax work along the last axis.
+    use_bias : bool
+    kernel_initializer, bias_initializer : as `initializers.get` takes
+    kernel_regularizer, bias_regularizer : as `regularizers.get` takes, optional
+    activity_regularizer : None
+        Not supported.
+    kernel_constraint, bias_constraint : as `constraints.get` takes, optional
+
+    Notes
+    -----
+    (B,T,F) -> (B,T',C), Ragged -> Ragged, each row by itself ("same" only with strides = 1); kernel (K,F,C), bias (C,).
+
+    Masks (Keras 3 drops them with a warning, and reads what stands under them): masked steps count as 0, which is what
+    Masking makes of them, so nothing under a mask reaches an output. With "same" and strides = 1 or "causal" the mask
+    of an output is that of its own step, t strides; with "valid" an output counts if all the steps it reads do. So
+    right-padded rows give the same bits as each row alone. With "same" and strides > 1, whose windows begin where
+    the padded length says, an output has the mask of the step in the middle of its window, and padding is not neutral.
+    Outputs at masked steps are computed like any other.
+
+    A model that ends in this layer with softmax or sigmoid is trained on the logits, as with Dense.
+    """
+
+    supports_ragged = True
+    _single_input = True
+    _lean = True
+    _makes_mask = False
+    _packed = None, None  # versions of the weights, and the packed copy of them
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        padding="valid",
+        data_format=None,
+        dilation_rate=1,
+        groups=1,
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.filters = check_count(filters, "filters", minimum=1)
+        self.kernel_size = _one_of(kernel_size, "kernel_size")
+        self.strides = _one_of(strides, "strides")
+        self.dilation_rate = _one_of(dilation_rate, "dilation_rate")
+        self.padding = padding.lower() if isinstance(padding, str) else padding
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding: expected one of {', '.join(PADDINGS)}, received {padding!r}")
+        if self.strides > (1,) and self.dilation_rate > (1,):
+            raise ValueError(
+                f"dilation_rate: expected 1 with strides = {self.strides[0]}, received {self.dilation_rate[0]}"
+            )
+        if data_format not in (None, "channels_last"):
+            raise ValueError(f"data_format: expected channels_last (B,T,F), received {data_format!r}")
+        if groups != 1:
+            raise ValueError(f"groups: not supported, expected 1, received {groups!r}")
+        self.activation = activations.name_of(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.kernel = self.bias = None
+
+    def build(self, input_shape):
+        if len(input_shape) != 3 or input_shape[-1] is None:
+            raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
+        self.kernel = self.add_weight(
+            (*self.kernel_size, int(input_shape[-1]), self.filters),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            name="kernel",
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                (self.filters,),
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
+            )
+
+    @property
+    def _geometry(self):
+        (kernel_size,), (strides,), (dilation_rate,) = self.kernel_size, self.strides, self.dilation_rate
+        return dict(kernel_size=kernel_size, strides=strides, padding=self.padding, dilation_rate=dilation_rate)
+
+    # ---- forward and backward ---------------------------------------------------------------------------------------
+    def call(self, inputs, mask=None, training=False):
+        if not training:
+            return self._convolve(conv1d, inputs, mask, self.activation)
+        outputs, tape = self._convolve(conv1d_forward, inputs, mask, self.activation)
+        call = self._current_call()
+        call.saved = tape, self._versions()
+        if self.output_activation:
+            call.logits = tape.as_outputs(tape.z)
+        return outputs
+
+    def _convolve(self, op, inputs, mask, activation):
+        self.check_input_shape(inputs.shape)
+        kernel, bias = self.kernel.value, None if self.bias is None else self.bias.value
+        version, packed = self._packed
+        if version != self._versions():
+            version, packed = self._packed = self._versions(), conv1d_pack(kernel, bias)
+        return op(
+            inputs,
+            kernel,
+            bias,
+            strides=self.strides[0],
+            padding=self.padding,
+            dilation_rate=self.dilation_rate[0],
+            activation=activation,
+            mask=mask,
+            packed=packed,
+        )
+
+    @property
+    def output_activation(self):
+        return self.activation if self.activation in ("softmax", "sigmoid") else None
+
+    def _run_with_logits(self, inputs, mask):
+        """(outputs, mask, logits), for the loss of a model that ends here; inference."""
+        logits = self._convolve(conv1d, inputs, mask, None)
+        return activations.get(self.activation)(logits), self.compute_mask(inputs, mask), logits
+
+    def _versions(self):
+        return self.kernel.version, None if self.bias is None else self.bias.version
+
+    def backward(self, grad):
+        if grad is None:
+            return None
+        call = self._current_call()
+        tape, version = call.saved
+        if version != self._versions():  # the tape refers to the kernel itself
+            raise ValueError(f"{self.name}: backward: expected the weights of the call, they were changed since")
+        g = conv1d_backward(tape, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
+        self.add_gradient(self.kernel, g.kernel)
+        if self.bias is not None:
+            self.add_gradient(self.bias, g.bias)
+        return g.x
+
+    # ---- masks and shapes -------------------------------------------------------------------------------------------
+    def compute_mask(self, inputs, mask=None):
+        """The mask of the outputs, see Notes."""
+        return None if mask is None else conv1d_mask(inputs, mask, **self._geometry)
+
+    def check_input_shape(self, shape):
+        """ValueError if inputs of that shape do not fit the weights."""
+        if self.built and (len(shape) != 3 or shape[-1] != self.kernel.shape[1]):
+            raise ValueError(
+                f"{self.name}: inputs: expected shape (B,T,{self.kernel.shape[1]}), received {tuple(shape)}"
+            )
+
+    def compute_output_shape(self, input_shape):
+        B, T, _ = input_shape
+        return B, None if T is None else conv1d_length(T, **self._geometry), self.filters
+
+    def mask_role(self):
+        return "uses, passes" if self.padding != "valid" and self.strides == (1,) else "uses, changes"
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": "channels_last",
+            "dilation_rate": self.dilation_rate,
+            "groups": 1,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
+        }
+
+
+def _one_of(n, name):
+    """A number of steps, or a tuple or list of one, as the tuple that Keras keeps."""
+    if isinstance(n, (tuple, list)):
+        if len(n) != 1:
+            raise ValueError(f"{name}: expected a whole number or a tuple of one, received {n!r}")
+        (n,) = n
+    return (check_count(n, name, minimum=1),)
