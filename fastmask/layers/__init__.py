@@ -11,6 +11,7 @@ from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, Glo
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.layers.symbolic import Input
+from fastmask.layers.time_distributed import TimeDistributed
 
 __all__ = [
     "GRU",
@@ -33,6 +34,7 @@ __all__ = [
     "MaskDroppedWarning",
     "Masking",
     "SimpleRNN",
+    "TimeDistributed",
     "UnitNormalization",
     "deserialize",
     "register_serializable",
