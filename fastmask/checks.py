@@ -21,3 +21,31 @@ def check_number(value, name, low=0, high=math.inf):
             wanted = "a finite number" if low == -math.inf else f"a finite number of {low} or more"
         raise ValueError(f"{name}: expected {wanted}, received {value!r}")
     return float(value)
+
+
+def check_axis(axis, rank, name="axis"):
+    """`axis` counted from the front, as one of an array of that rank, not the batch's.
+
+    Raises
+    ------
+    ValueError
+        It is none, or 0.
+    """
+    whole = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
+    if not whole or not -rank < axis < rank or axis == 0:
+        raise ValueError(f"{name}: expected 1..{rank - 1} or -{rank - 1}..-1 for rank {rank}, received {axis!r}")
+    return int(axis) % rank
+
+
+def check_whole(n, name, low=-math.inf):
+    """`n` as an int of `low` or more.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < low:
+        wanted = "a whole number" if low == -math.inf else f"a whole number of {low} or more"
+        raise ValueError(f"{name}: expected {wanted}, received {n!r}")
+    return int(n)

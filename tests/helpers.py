@@ -4,6 +4,7 @@ import doctest
 
 import numpy as np
 
+from fastmask.ragged import Ragged
 from fastmask.testing import numerical_gradient
 
 
@@ -41,6 +42,41 @@ def assert_gradient(f, a, gradient, k=2**16):
     """
     assert np.shape(gradient) == a.shape, f"shape {np.shape(gradient)}, expected {a.shape}"
     assert_close(gradient, numerical_gradient(f, a), np.float64, k=k)
+
+
+def assert_layer_gradients(layer, inputs, before=lambda: None, **call):
+    """Backward of a float64 layer against differences: every input, one or a list of arrays and Ragged, every weight.
+
+    An input that gets None must change nothing. before: makes random choices the same again.
+    """
+
+    def values(x):
+        return x.values if isinstance(x, Ragged) else np.asarray(x)
+
+    def outputs():
+        before()
+        return layer(inputs, training=True, **call)
+
+    y = outputs()
+    d = np.random.default_rng(7).standard_normal(values(y).shape)
+    d_inputs = layer.backward(y.with_values(d) if isinstance(y, Ragged) else d)
+    gradients = layer.gradients if layer.weights else []
+
+    def total():
+        return np.sum(values(outputs()) * d)
+
+    pairs = zip(inputs, d_inputs, strict=True) if isinstance(inputs, list) else [(inputs, d_inputs)]
+    for x, dx in pairs:
+        assert_gradient(total, values(x), np.zeros_like(values(x)) if dx is None else values(dx))
+    for weight, gradient in zip(layer.weights, gradients, strict=True):
+        value = weight.numpy()
+
+        def changed(weight=weight, value=value):
+            weight.assign(value)
+            return total()
+
+        assert_gradient(changed, value, gradient)
+        weight.assign(value)
 
 
 def mask_cases(B, T, seed=0):

@@ -4,7 +4,8 @@ from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.convolution import Conv1D
-from fastmask.layers.core import Dense, Dropout, Masking
+from fastmask.layers.core import Dense, Masking
+from fastmask.layers.dropout import Dropout, GaussianNoise, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
@@ -24,6 +25,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAvgPool1D",
     "GlobalMaxPool1D",
@@ -35,6 +37,7 @@ __all__ = [
     "Masking",
     "SimpleRNN",
     "TimeDistributed",
+    "SpatialDropout1D",
     "UnitNormalization",
     "deserialize",
     "register_serializable",

@@ -1,41 +1,15 @@
-"""Masking, Dense and Dropout."""
+"""Masking and Dense."""
 
 import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
+from fastmask.layers.dropout import check_rate, dropout_factors  # noqa: F401 (recurrent.py imports them from here)
+from fastmask.layers.masked import compute_under_mask, finite_under_mask, zero_under_mask  # noqa: F401 (others do)
 from fastmask.layers.registry import register_serializable
 from fastmask.ops import gemm
-from fastmask.ops.mask import align_mask, from_values
+from fastmask.ops.mask import from_values
 from fastmask.ragged import Ragged
-
-
-def finite_under_mask(x, mask):
-    """x with 0 for NaN and infinity at masked steps, where they count as 0; x itself if there are none."""
-    values = x.values if isinstance(x, Ragged) else x
-    hidden = ~mask
-    garbage = values[hidden]
-    finite = np.isfinite(garbage)
-    if finite.all():
-        return x
-    values = values.copy()
-    values[hidden] = np.where(finite, garbage, 0)
-    return x.with_values(values) if isinstance(x, Ragged) else values
-
-
-def compute_under_mask(compute, inputs, mask):
-    """compute(inputs), for a function of each step, where garbage under the mask counts as 0: NaN, infinity, and what
-    is too large even for this function, as that must not reach a gradient as 0 * inf.
-    """
-    if mask is None:
-        return compute(inputs)
-    inputs = finite_under_mask(inputs, mask)
-    outputs = compute(inputs)
-    values = outputs.values if isinstance(outputs, Ragged) else outputs
-    if np.isfinite(values[~mask]).all():
-        return outputs
-    finite = np.isfinite(values).all(axis=-1)
-    return compute(_zero_where_masked(inputs, finite | align_mask(mask, finite.shape)))
 
 
 @register_serializable(package=None)
@@ -79,10 +53,10 @@ class Masking(Layer):
         mask = self.compute_mask(inputs, mask)
         if training:
             self.saved = mask
-        return _zero_where_masked(inputs, mask), mask
+        return zero_under_mask(inputs, mask), mask
 
     def backward(self, grad):
-        return _zero_where_masked(grad, self.saved)
+        return zero_under_mask(grad, self.saved)
 
     def compute_mask_shape(self, input_shape, mask_shape):
         return input_shape[:-1]
@@ -95,14 +69,6 @@ class Masking(Layer):
 
     def mask_role(self):
         return "makes"
-
-
-def _zero_where_masked(x, mask):
-    if x is None or mask.all():
-        return x
-    if isinstance(x, Ragged):
-        return x.with_values(_zero_where_masked(x.values, mask))
-    return np.where(mask[..., None], x, x.dtype.type(0))
 
 
 @register_serializable(package=None)
@@ -256,89 +222,6 @@ class Dense(Layer):
 
     def mask_role(self):
         return "passes"
-
-
-@register_serializable(package=None)
-class Dropout(Layer):
-    """In training, set a random share of the inputs to 0 and divide the others by what is kept; else do nothing.
-
-    Parameters
-    ----------
-    rate : float
-        The share, from 0 to 1.
-    noise_shape : tuple, optional
-        Shape of the random choice, broadcast over the inputs; None means the size of the inputs there. (None, 1, None)
-        makes one choice for all steps. Not for Ragged.
-    seed : int, optional
-        Seed of this layer's own generator; drawn from the global one by default.
-    """
-
-    supports_masking = True
-    supports_ragged = True
-    _single_input = True
-    _lean = True
-
-    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        self.rate = check_rate(rate, "rate")
-        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
-        self.seed = initializers.check_seed(seed)
-        self._generator = initializers.new_generator(seed)
-
-    def call(self, inputs, mask=None, training=False):
-        if mask is not None:
-            inputs = finite_under_mask(inputs, mask)
-        if not training:
-            return inputs
-        factors = None
-        if self.rate > 0:
-            values = inputs.values if isinstance(inputs, Ragged) else inputs
-            factors = dropout_factors(self._generator, self.rate, self._choice_shape(inputs), values.dtype)
-        self.saved = factors
-        return _times(inputs, factors)
-
-    def backward(self, grad):
-        return None if grad is None else _times(grad, self.saved)
-
-    def _choice_shape(self, inputs):
-        if isinstance(inputs, Ragged):
-            if self.noise_shape is not None:
-                raise ValueError(f"{self.name}: noise_shape: expected None for a Ragged, received {self.noise_shape}")
-            return inputs.values.shape
-        if self.noise_shape is None:
-            return inputs.shape
-        if len(self.noise_shape) != inputs.ndim:
-            raise ValueError(f"{self.name}: noise_shape: expected {inputs.ndim} entries, received {self.noise_shape}")
-        return tuple(n if m is None else m for m, n in zip(self.noise_shape, inputs.shape, strict=True))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape, "seed": self.seed}
-
-    def mask_role(self):
-        return "passes"
-
-
-def dropout_factors(generator, rate, shape, dtype):
-    """0 with probability `rate`, else 1 / (1 - rate)."""
-    factors = (generator.random(shape, dtype=np.float32) >= rate).astype(dtype)
-    if rate < 1:
-        factors *= dtype.type(1 / (1 - rate))
-    return factors
-
-
-def _times(x, factors):
-    if factors is None:
-        return x
-    return x.with_values(x.values * factors) if isinstance(x, Ragged) else x * factors
-
-
-def check_rate(rate, name):
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.floating)) or not 0 <= rate <= 1:
-        raise ValueError(f"{name}: expected a number from 0 to 1, received {rate!r}")
-    return float(rate)
 
 
 def check_units(units):

@@ -1,4 +1,5 @@
-"""What a layer returns under a mask when called by hand: an ndarray (or Ragged) that carries the mask as `.mask`.
+"""What a layer returns under a mask when called by hand: an ndarray (or Ragged) that carries the mask as `.mask`. And
+what layers do with values under a mask.
 
 Only layers read and write that mask. Whatever NumPy makes from such an array (y + 1, y[:, 1:], y.reshape(...),
 np.sum(y)) is a plain array: the mask would not fit it, or would be a guess.
@@ -6,7 +7,7 @@ np.sum(y)) is a plain array: the mask would not fit it, or would be a guess.
 
 import numpy as np
 
-from fastmask.ops.mask import check_mask
+from fastmask.ops.mask import align_mask, check_mask
 from fastmask.ragged import Ragged
 
 
@@ -139,3 +140,51 @@ def as_mask(mask, x):
         rank = 2
     rank = 1 if x.ndim == 2 and rank == 1 else min(max(rank, 2), x.ndim)
     return check_mask(mask, x.shape[:rank])
+
+
+# ---- values under a mask: those of arrays and Ragged alike -----------------------------------------------------------
+def values_of(x):
+    """The array itself, or the values (N,...) of a Ragged: what a mask (B,T) or (N,) belongs to."""
+    return x.values if isinstance(x, Ragged) else x
+
+
+def map_values(function, x):
+    """function(x), of the values if x is a Ragged."""
+    return x.with_values(function(x.values)) if isinstance(x, Ragged) else function(x)
+
+
+def finite_under_mask(x, mask):
+    """x with 0 for NaN and infinity at masked steps, where they count as 0; x itself if there are none."""
+    values = values_of(x)
+    hidden = ~mask
+    garbage = values[hidden]
+    finite = np.isfinite(garbage)
+    if finite.all():
+        return x
+    values = values.copy()
+    values[hidden] = np.where(finite, garbage, 0)
+    return x.with_values(values) if isinstance(x, Ragged) else values
+
+
+def zero_under_mask(x, mask):
+    """x with 0 at masked steps, whatever stood there; None, for a gradient that is none, stays None."""
+    if x is None or mask.all():
+        return x
+    return map_values(lambda v: np.where(align_mask(mask, v.shape), v, v.dtype.type(0)), x)
+
+
+def compute_under_mask(function, x, mask):
+    """function(x), which works on each step alone, with NaN and infinity at masked steps counting as 0.
+
+    So does what is finite there but too large for the function: its infinity would reach a gradient as 0 * infinity.
+    """
+    if mask is None:
+        return function(x)
+    x = finite_under_mask(x, mask)
+    outputs = function(x)
+    overflown = ~mask
+    finite = np.isfinite(values_of(outputs)[overflown])
+    if finite.all():
+        return outputs
+    overflown[overflown] = ~finite.all(axis=tuple(range(1, finite.ndim)))
+    return function(zero_under_mask(x, ~overflown))
