@@ -30,6 +30,7 @@ OPS = (
     + [(attention, f"attention{verb}") for verb in ("", "_forward", "_backward", "_scores")]
     + [(convolution, f"conv1d{verb}") for verb in ("", "_forward", "_backward", "_pack", "_mask")]
     + [(activation, name) for name in ("activation_forward", "activation_backward")]
+    + [(activation, f"{name}_{verb}") for name in ("activation", "softmax") for verb in VERBS]
     + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(pool, f"{kind}_pool_{verb}") for kind in ("average", "max") for verb in VERBS]
     + [(normalization, f"{kind}_normalization_{verb}") for kind in ("layer", "unit", "batch") for verb in VERBS]

@@ -1,6 +1,7 @@
 """Layers with Keras' names and arguments, and the masks that travel through them."""
 
 from fastmask.layers.attention import AdditiveAttention, Attention
+from fastmask.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.convolution import Conv1D
@@ -15,10 +16,12 @@ from fastmask.layers.symbolic import Input
 from fastmask.layers.time_distributed import TimeDistributed
 
 __all__ = [
+    "ELU",
     "GRU",
     "LSTM",
     "AdditiveAttention",
     "Attention",
+    "Activation",
     "BatchNormalization",
     "Bidirectional",
     "Conv1D",
@@ -33,10 +36,14 @@ __all__ = [
     "Input",
     "Layer",
     "LayerNormalization",
+    "LeakyReLU",
     "MaskDroppedWarning",
     "Masking",
+    "PReLU",
+    "ReLU",
     "SimpleRNN",
     "TimeDistributed",
+    "Softmax",
     "SpatialDropout1D",
     "UnitNormalization",
     "deserialize",

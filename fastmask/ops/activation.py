@@ -1,12 +1,19 @@
-"""Element-wise activations, softmax and log_softmax over whole arrays, with their derivatives. Formulas and default
-parameters are those of Keras 3.
+"""Element-wise activations, softmax and log_softmax over whole arrays, with their derivatives; softmax over the steps
+that a mask leaves. Formulas and default parameters are those of Keras 3.
 """
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import check_axis
 from fastmask.kernels import _jit
 from fastmask.kernels.activation_names import CODES
 from fastmask.ops._common import ROWWISE, activation_code, as_floats, check_activation, check_shape
+from fastmask.ops.mask import check_mask
+from fastmask.ragged import Ragged
 
 _BLOCK = 16384  # elements of a block of kernels/activation.py
 NAMES = tuple(n for n in CODES if n is not None) + tuple(ROWWISE)
@@ -67,3 +74,100 @@ def _rows(x, name):
         raise ValueError(f"x: expected rank at least 1 for {name}, received a scalar")
     size = x.shape[-1]
     return (x.size // size if size else 0), size
+
+
+def softmax_forward(x, axis=-1, mask=None):
+    """Softmax along any axis, over the entries that a mask leaves.
+
+    Parameters
+    ----------
+    x : (...) float32 or float64, or Ragged
+        The axes of a Ragged are those of the padded array: axis 1 runs over the steps of each row.
+    axis : int, not that of the batch
+    mask : of the leading axes of x up to `axis` or beyond; (N,) for a Ragged; optional
+        True = the entry takes part. Softmax over time has a mask (B,T) for x (B,T,F) and axis 1.
+
+    Returns
+    -------
+    as x; 0 at masked entries, so that a row without a valid one is all 0
+
+    Raises
+    ------
+    ValueError, TypeError : naming the argument, what was expected and what came
+
+    Notes
+    -----
+    e^(x - max) / sum; the sum is one chain over the valid entries in order. Masked entries are not read and change no
+    bit of the others, wherever they stand: padding on either side, holes, Ragged. Parallel over rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax_forward(np.zeros((1, 3, 1)), axis=1, mask=np.array([[True, True, False]]))[0, :, 0]
+    array([0.5, 0.5, 0. ])
+    """
+    rows = _softmax_rows("x", x, axis, mask)
+    y = np.empty_like(rows.values)
+    _jit.get("activation", "masked_softmax_forward", y.dtype.name).run(
+        len(rows.base) - 1, y.size * 16, x=rows.values, y=y, mask=rows.mask, base=rows.base, size=rows.size
+    )
+    return rows.back(y)
+
+
+def softmax_backward(y, dy, axis=-1, mask=None):
+    """dx of softmax_forward from its outputs y and their gradient dy; 0 at masked entries, where dy is ignored.
+
+    In the forward pass this was y_i = e^x_i / sum_j e^x_j, so now dx_i = y_i (dy_i - sum_j dy_j y_j).
+    """
+    y, dy = (a if isinstance(a, Ragged) else np.asarray(a) for a in (y, dy))
+    rows = _softmax_rows("y", y, axis, mask)
+    if isinstance(y, Ragged) and not (isinstance(dy, Ragged) and np.array_equal(dy.offsets, y.offsets)):
+        raise ValueError(f"dy: expected a Ragged with the row lengths of y, received {type(dy).__name__}")
+    check_shape("dy", dy, y.shape, "as y")
+    dy = as_floats("dy", _softmax_rows("dy", dy, axis, mask).values, rows.values.dtype)
+    dx = np.empty_like(dy)
+    _jit.get("activation", "masked_softmax_backward", dx.dtype.name).run(
+        len(rows.base) - 1, dx.size * 8, y=rows.values, dy=dy, dx=dx, mask=rows.mask, base=rows.base, size=rows.size
+    )
+    return rows.back(dx)
+
+
+class _Rows(NamedTuple):
+    """How kernels/activation.py:masked_softmax_forward sees an array: rows of steps with `size` features each."""
+
+    values: np.ndarray
+    mask: np.ndarray | None
+    base: np.ndarray  # (count + 1,) steps where rows begin
+    size: int
+    back: Callable  # values -> what x was
+
+
+def _softmax_rows(name, x, axis, mask):
+    if isinstance(x, Ragged):
+        axis = check_axis(axis, x.ndim)
+        if axis == 1:
+            values = as_floats(name, x.values)
+            mask = None if mask is None else check_mask(mask, values.shape[:1])
+            return _Rows(values, mask, x.offsets, math.prod(values.shape[1:]), x.with_values)
+        if mask is not None:
+            raise ValueError(f"mask: expected None for axis {axis} of a Ragged, received one of its steps")
+        rows = _softmax_rows(name, x.values, axis - 1, None)
+        return rows._replace(back=lambda values: x.with_values(rows.back(values)))
+    x = as_floats(name, x)
+    last = axis = check_axis(axis, x.ndim)
+    if mask is not None:
+        last = np.ndim(mask) - 1
+        if not axis <= last < x.ndim:
+            raise ValueError(
+                f"mask: expected the axes of {name} {x.shape} up to {axis} at least, received {np.shape(mask)}"
+            )
+        mask = np.ascontiguousarray(np.moveaxis(check_mask(mask, x.shape[: last + 1]), axis, last))
+    values = np.ascontiguousarray(np.moveaxis(x, axis, last))
+    count, steps = math.prod(values.shape[:last]), values.shape[last]
+    return _Rows(
+        values,
+        mask,
+        np.arange(count + 1, dtype=np.int64) * steps,
+        math.prod(values.shape[last + 1 :]),
+        lambda y: np.ascontiguousarray(np.moveaxis(y, last, axis)),
+    )

@@ -344,3 +344,29 @@ def activation_backward(x, y, dy, name):
     if name == "log_softmax":
         return dy - np.exp(y) * np.sum(dy, axis=-1, keepdims=True)
     return dy * activation_grad(name, x)
+
+
+def softmax_forward(x, axis=-1, mask=None):
+    """e^x / sum(e^x) along an axis over the entries that a mask leaves; 0 at the others, whatever stands there.
+
+    mask: of the leading axes of x up to `axis` or beyond. Softmax over time: x (B,T,F), axis 1, mask (B,T).
+    """
+    x = np.asarray(x)
+    valid = np.ones(x.shape, bool) if mask is None else _spread(mask, x)
+    x = np.where(valid, x, -np.inf)
+    top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    e = np.exp(x - np.where(np.any(valid, axis=axis, keepdims=True), top, 0))
+    total = np.sum(e, axis=axis, keepdims=True)
+    return e / np.where(total == 0, 1, total)
+
+
+def softmax_backward(y, dy, axis=-1, mask=None):
+    """dx = y (dy - sum(dy y)); 0 at masked entries, where dy is ignored."""
+    y = np.asarray(y)
+    dy = dy if mask is None else np.where(_spread(mask, y), dy, 0)
+    return y * (dy - np.sum(dy * y, axis=axis, keepdims=True))
+
+
+def _spread(mask, x):
+    mask = np.asarray(mask)
+    return np.broadcast_to(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x.shape) != 0
