@@ -12,6 +12,16 @@ from fastmask.layers.normalization import BatchNormalization, LayerNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
+from fastmask.layers.reshaping import (
+    Cropping1D,
+    Flatten,
+    Permute,
+    RepeatLike,
+    RepeatVector,
+    Reshape,
+    UpSampling1D,
+    ZeroPadding1D,
+)
 from fastmask.layers.symbolic import Input
 from fastmask.layers.time_distributed import TimeDistributed
 
@@ -25,9 +35,11 @@ __all__ = [
     "BatchNormalization",
     "Bidirectional",
     "Conv1D",
+    "Cropping1D",
     "Dense",
     "Dropout",
     "Embedding",
+    "Flatten",
     "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAvgPool1D",
@@ -40,12 +52,18 @@ __all__ = [
     "MaskDroppedWarning",
     "Masking",
     "PReLU",
+    "Permute",
     "ReLU",
+    "RepeatLike",
+    "RepeatVector",
+    "Reshape",
     "SimpleRNN",
     "TimeDistributed",
     "Softmax",
     "SpatialDropout1D",
     "UnitNormalization",
+    "UpSampling1D",
+    "ZeroPadding1D",
     "deserialize",
     "register_serializable",
     "serialize",

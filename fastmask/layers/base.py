@@ -81,7 +81,7 @@ class Layer:
         if "call" in own:
             parameters = inspect.signature(own["call"]).parameters
             cls._takes_mask, cls._takes_training = "mask" in parameters, "training" in parameters
-        if cls.__module__.partition(".")[0] == "fastmask":
+        if cls.__module__.partition(".")[0] == "fastmask" and Layer in cls.__bases__:
             cls._casts_integers = own.get("_casts_integers", True)  # its layers compute in floats
         if "compute_mask" in own:
             if own["compute_mask"] is not Layer.compute_mask:

@@ -8,8 +8,17 @@ def map_inputs(function, inputs):
 
 
 def map_shape(function, shape):
-    nested = len(shape) > 0 and isinstance(shape[0], (list, tuple))
-    return [function(s) for s in shape] if nested else function(shape)
+    return [function(s) for s in shape] if is_nested(shape) else function(shape)
+
+
+def is_nested(shape):
+    """Whether it is a list of shapes, of several inputs."""
+    return len(shape) > 0 and isinstance(shape[0], (list, tuple))
+
+
+def differ(a, b):
+    """Whether two sizes are known and not the same."""
+    return a is not None and b is not None and a != b
 
 
 def differ(a, b):
