@@ -8,6 +8,7 @@ from fastmask.layers.convolution import Conv1D
 from fastmask.layers.core import Dense, Masking
 from fastmask.layers.dropout import Dropout, GaussianNoise, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.merging import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
@@ -32,11 +33,15 @@ __all__ = [
     "AdditiveAttention",
     "Attention",
     "Activation",
+    "Add",
+    "Average",
     "BatchNormalization",
     "Bidirectional",
     "Conv1D",
+    "Concatenate",
     "Cropping1D",
     "Dense",
+    "Dot",
     "Dropout",
     "Embedding",
     "Flatten",
@@ -51,6 +56,9 @@ __all__ = [
     "LeakyReLU",
     "MaskDroppedWarning",
     "Masking",
+    "Maximum",
+    "Minimum",
+    "Multiply",
     "PReLU",
     "Permute",
     "ReLU",
@@ -61,6 +69,7 @@ __all__ = [
     "TimeDistributed",
     "Softmax",
     "SpatialDropout1D",
+    "Subtract",
     "UnitNormalization",
     "UpSampling1D",
     "ZeroPadding1D",
