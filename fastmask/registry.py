@@ -18,6 +18,7 @@ def snake_case(name):
 def register_serializable(package="custom", name=None):
     """Class decorator: make a class of one's own (a layer, regularizer, ...) known under "package>name", so that it can
     be read back. The class has get_config(), whose entries are the arguments of its constructor, or from_config.
+    A function that `Lambda` is to find again is decorated likewise.
 
     Examples
     --------
@@ -45,7 +46,14 @@ def registered_name(cls):
 
 def registered_class(name):
     """The class registered under that name, or None."""
-    return _registered.get(name) if isinstance(name, str) else None
+    found = _registered.get(name) if isinstance(name, str) else None
+    return found if isinstance(found, type) else None
+
+
+def registered_function(name):
+    """The function registered under that name, or None."""
+    found = _registered.get(name) if isinstance(name, str) else None
+    return None if isinstance(found, type) else found
 
 
 class Configured:

@@ -40,14 +40,14 @@ class Bidirectional(Layer):
 class PerStep:
     """Layers that treat each step by itself."""
 
-    params = (["Masking", "Dense", "Dropout"], SIZES)
+    params = (["Masking", "Dense", "Dropout", "ReLU", "Softmax", "ApplyMask"], SIZES)
     param_names = ("layer", "B,T,F,H")
 
     def setup(self, name, size):
         B, T, F, H = size
         self.x, self.mask = common.normal(B, T, F), common.mask(B, T)
-        argument = {"Masking": 0.0, "Dense": H, "Dropout": 0.5}[name]
-        self.layer = getattr(fm.layers, name)(argument)
+        arguments = {"Masking": (0.0,), "Dense": (H,), "Dropout": (0.5,)}.get(name, ())
+        self.layer = getattr(fm.layers, name)(*arguments)
         self.dy = common.normal(B, T, H if name == "Dense" else F)
         self.time_call()
         self.time_backward()
@@ -57,4 +57,27 @@ class PerStep:
 
     def time_backward(self, *_):
         self.layer(self.x, mask=self.mask, training=True)
+        self.layer.backward(self.dy)
+
+
+class Merge:
+    """Layers that make one array of two, both masked."""
+
+    params = (["Add", "Multiply", "Maximum", "Concatenate", "Dot"], SIZES)
+    param_names = ("layer", "B,T,F,H")
+
+    def setup(self, name, size):
+        B, T, F, _ = size
+        self.inputs = [common.normal(B, T, F, seed=seed) for seed in (0, 1)]
+        self.masks = [common.mask(B, T, seed=seed) for seed in (0, 1)]
+        self.layer = getattr(fm.layers, name)(*(1,) if name == "Dot" else ())
+        self.dy = common.normal(*self.layer(self.inputs).shape)
+        self.time_call()
+        self.time_backward()
+
+    def time_call(self, *_):
+        self.layer(self.inputs, mask=self.masks)
+
+    def time_backward(self, *_):
+        self.layer(self.inputs, mask=self.masks, training=True)
         self.layer.backward(self.dy)

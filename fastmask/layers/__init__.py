@@ -6,8 +6,10 @@ from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.convolution import Conv1D
 from fastmask.layers.core import Dense, Masking
+from fastmask.layers.core import ApplyMask, Dense, Identity, Masking
 from fastmask.layers.dropout import Dropout, GaussianNoise, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.lambda_layer import Lambda
 from fastmask.layers.merging import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
@@ -34,6 +36,7 @@ __all__ = [
     "Attention",
     "Activation",
     "Add",
+    "ApplyMask",
     "Average",
     "BatchNormalization",
     "Bidirectional",
@@ -50,7 +53,9 @@ __all__ = [
     "GlobalAvgPool1D",
     "GlobalMaxPool1D",
     "GlobalMaxPooling1D",
+    "Identity",
     "Input",
+    "Lambda",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",

@@ -1,4 +1,4 @@
-"""Masking and Dense."""
+"""Masking, ApplyMask, Dense and Identity."""
 
 import numpy as np
 
@@ -7,6 +7,7 @@ from fastmask.layers.base import Layer
 from fastmask.layers.dropout import check_rate, dropout_factors  # noqa: F401 (recurrent.py imports them from here)
 from fastmask.layers.masked import compute_under_mask, finite_under_mask, zero_under_mask  # noqa: F401 (others do)
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ops import gemm
 from fastmask.ops.mask import from_values
 from fastmask.ragged import Ragged
@@ -69,6 +70,101 @@ class Masking(Layer):
 
     def mask_role(self):
         return "makes"
+
+
+@register_serializable(package=None)
+class ApplyMask(Layer):
+    """Set what stands at masked steps to 0, and the gradient there: ApplyMask()(x), or ApplyMask()([x, like]).
+
+    Of one input, its mask counts: the one it carries, or `mask=`. Of two inputs the mask of the second counts, which
+    must have as many steps; and that of the first, if it has one. Without any mask this layer does nothing. Keras has
+    no such layer.
+
+    Notes
+    -----
+    The mask goes on with the outputs, so a loss leaves masked steps out, too. An autoencoder whose decoder knows no
+    mask is trained on the valid steps alone by cropping its outputs by the mask of the inputs:
+
+        masked = Masking()(inputs)
+        steps = RepeatLike()([LSTM(64)(masked), inputs])  # as long as the inputs, which have no mask yet
+        decoded = Dense(F)(LSTM(64, return_sequences=True)(steps))
+        outputs = ApplyMask()([decoded, masked])
+
+    No gradient goes to `like`.
+
+    Examples
+    --------
+    >>> y = ApplyMask()(np.ones((1, 3, 1)), mask=[[True, False, True]])
+    >>> y.tolist(), y.mask
+    ([[[1.0], [0.0], [1.0]]], array([[ True, False,  True]]))
+    """
+
+    supports_ragged = True
+    _lean = True
+    _makes_mask = False
+
+    def build(self, input_shape):
+        self.check_input_shape(input_shape)
+
+    def check_input_shape(self, shape):
+        """ValueError if it is a list of shapes, but not of two with the same steps."""
+        if not is_nested(shape):
+            return
+        if len(shape) != 2 or any(differ(n, m) for n, m in zip(shape[0][:2], shape[1][:2], strict=False)):
+            raise ValueError(
+                f"{self.name}: inputs: expected x or [x, like] with the same steps (B,T), received "
+                f"{' and '.join(str(tuple(s)) for s in shape)}"
+            )
+
+    def compute_mask(self, inputs, mask=None):
+        if mask is None or not isinstance(inputs, (list, tuple)):
+            return mask
+        of_x, of_like = mask
+        if of_x is None or of_like is None:
+            return of_like if of_x is None else of_x
+        return of_x & of_like
+
+    def call(self, inputs, mask=None, training=False):
+        self.check_input_shape(map_inputs(np.shape, inputs))
+        x, *like = inputs if isinstance(inputs, list) else [inputs]
+        if like and isinstance(x, Ragged) != isinstance(like[0], Ragged):
+            raise TypeError(f"{self.name}: inputs: expected two arrays or two Ragged, received one of each")
+        if like and isinstance(x, Ragged) and not np.array_equal(x.offsets, like[0].offsets):
+            raise ValueError(f"{self.name}: inputs: expected Ragged of the same row lengths, received others")
+        mask = self.compute_mask(inputs, mask)
+        if training:
+            self.saved = mask, bool(like)
+        return x if mask is None else zero_under_mask(x, mask)
+
+    def backward(self, grad):
+        mask, with_like = self.saved
+        dx = grad if mask is None else zero_under_mask(grad, mask)
+        return [dx, None] if with_like else dx
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0] if is_nested(input_shape) else input_shape
+
+    def mask_role(self):
+        return "uses, passes"
+
+
+@register_serializable(package=None)
+class Identity(Layer):
+    """Hands on what comes in, with its mask."""
+
+    supports_masking = True
+    supports_ragged = True
+    _casts_integers = False
+    _lean = True
+
+    def call(self, inputs):
+        return inputs
+
+    def backward(self, grad):
+        return grad
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @register_serializable(package=None)

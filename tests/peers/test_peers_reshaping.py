@@ -65,3 +65,20 @@ def test_symbolic_shapes():
         shape = (None, None, F) if name != "RepeatVector" else (None, F)
         layer, keras_layer = (getattr(module, name)(*arguments) for module in (layers, keras.layers))
         assert layer.compute_output_shape(shape) == tuple(keras_layer.compute_output_shape(shape)), name
+
+
+def test_lambda_masks():
+    x, mask = np.ones((B, T, F), np.float32), mask_cases(B, T)["holes"]
+    tensor = tf.constant(x)
+    tensor._keras_mask = tf.constant(mask)
+    for options in ({}, {"mask": lambda inputs, mask: mask[:, ::2]}, {"mask": mask[:, :2]}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = keras.layers.Lambda(lambda a: a[:, ::2], **options)(tensor)
+            y = layers.Lambda(lambda a: a[:, ::2], **options)(x, mask=mask)
+        np.testing.assert_array_equal(y, expected.numpy())
+        wanted = getattr(expected, "_keras_mask", None)
+        if not options:
+            assert wanted is None and type(y) is np.ndarray
+        else:
+            np.testing.assert_array_equal(y.mask, wanted)
