@@ -1,11 +1,10 @@
 """Layers with Keras' names and arguments, and the masks that travel through them."""
 
-from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
+from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.convolution import Conv1D
-from fastmask.layers.core import Dense, Masking
 from fastmask.layers.core import ApplyMask, Dense, Identity, Masking
 from fastmask.layers.dropout import Dropout, GaussianNoise, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
@@ -29,25 +28,24 @@ from fastmask.layers.symbolic import Input
 from fastmask.layers.time_distributed import TimeDistributed
 
 __all__ = [
-    "ELU",
-    "GRU",
-    "LSTM",
-    "AdditiveAttention",
-    "Attention",
     "Activation",
     "Add",
+    "AdditiveAttention",
     "ApplyMask",
+    "Attention",
     "Average",
     "BatchNormalization",
     "Bidirectional",
-    "Conv1D",
     "Concatenate",
+    "Conv1D",
     "Cropping1D",
     "Dense",
     "Dot",
     "Dropout",
+    "ELU",
     "Embedding",
     "Flatten",
+    "GRU",
     "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAvgPool1D",
@@ -55,6 +53,7 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Identity",
     "Input",
+    "LSTM",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -71,10 +70,10 @@ __all__ = [
     "RepeatVector",
     "Reshape",
     "SimpleRNN",
-    "TimeDistributed",
     "Softmax",
     "SpatialDropout1D",
     "Subtract",
+    "TimeDistributed",
     "UnitNormalization",
     "UpSampling1D",
     "ZeroPadding1D",

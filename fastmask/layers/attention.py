@@ -4,7 +4,7 @@ import numpy as np
 
 from fastmask import initializers
 from fastmask.layers.base import Layer
-from fastmask.layers.core import check_rate, dropout_factors
+from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import with_mask
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import differ

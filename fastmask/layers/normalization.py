@@ -3,7 +3,7 @@
 from fastmask import constraints, initializers, regularizers
 from fastmask.checks import check_number
 from fastmask.layers.base import Layer
-from fastmask.layers.core import compute_under_mask
+from fastmask.layers.masked import compute_under_mask
 from fastmask.layers.registry import register_serializable
 from fastmask.ops import normalization
 from fastmask.ops.mask import align_mask

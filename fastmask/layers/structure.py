@@ -21,11 +21,6 @@ def differ(a, b):
     return a is not None and b is not None and a != b
 
 
-def differ(a, b):
-    """Whether two sizes are known and not the same."""
-    return a is not None and b is not None and a != b
-
-
 def is_symbolic(inputs):
     first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
     return getattr(first, "is_symbolic", False)

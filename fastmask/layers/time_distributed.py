@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastmask.layers.base import Layer
-from fastmask.layers.core import finite_under_mask
+from fastmask.layers.masked import finite_under_mask
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.ragged import Ragged
 
