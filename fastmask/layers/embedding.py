@@ -42,7 +42,7 @@ class Embedding(Layer):
     Deliberate differences from Keras 3: a mask that comes in is combined with the layer's own by AND (Keras replaces
     it), and handed on without mask_zero; an id out of range raises ValueError (TensorFlow takes ids below 0 from the
     end), but not under a mask that comes in, where whatever is no id counts as 0. The gradients of an id that stands
-    several times in a batch are added up before Adam or RMSprop square them, as everywhere but in Keras 3 on TensorFlow.
+    several times in a batch are added before Adam or RMSprop square them, as everywhere but in Keras 3 on TensorFlow.
 
     Examples
     --------
