@@ -203,8 +203,13 @@ class Layer:
 
     def _attributes(self, cls):
         """What is an instance of `cls` among the attributes and inside lists and tuples among them."""
-        values = [v if isinstance(v, (list, tuple)) else (v,) for v in self.__dict__.values()]
-        return [item for items in values for item in items if isinstance(item, cls)]
+        found = []
+        for value in self.__dict__.values():
+            if isinstance(value, cls):
+                found.append(value)
+            elif isinstance(value, (list, tuple)):
+                found += [item for item in value if isinstance(item, cls)]
+        return found
 
     def _collect(self, trainable=None, seen=None):
         """Own weights, then those of sub-layers; each once, and if `trainable`, only those that optimizers change."""
@@ -234,6 +239,11 @@ class Layer:
         return self._collect(trainable=True)
 
     trainable_variables = trainable_weights
+
+    def _is_trained(self):
+        """Whether there are `trainable_weights`; asked in each step of training, so mostly without collecting them."""
+        own = self._trainable and any(v.trainable for v in self._own_weights)
+        return own or bool(self.trainable_weights)
 
     @property
     def non_trainable_weights(self):

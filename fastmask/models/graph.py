@@ -227,7 +227,7 @@ class Graph:
         wanted, trained = [False] * len(self._number), []
         wanted[: len(self.inputs)] = [need_inputs] * len(self.inputs)
         for step in self._steps:
-            trained.append(bool(step.node.layer.trainable_weights))
+            trained.append(step.node.layer._is_trained())
             for n in step.outputs:
                 if n >= 0:
                     wanted[n] = trained[-1] or any(wanted[k] for k in step.reads)
