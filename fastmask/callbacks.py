@@ -21,7 +21,8 @@ class Callback:
     Attributes
     ----------
     model : Model
-        That is trained; ``self.model.stop_training = True`` ends fit after the batch or epoch that is running.
+        That is trained; ``self.model.stop_training = True`` ends fit after the batch or epoch that is running, and
+        `stop_evaluating` and `stop_predicting` likewise evaluate (and validation) and predict.
     params : dict
         "epochs", "steps" (batches of an epoch, None if not known) and "verbose".
 
@@ -101,7 +102,7 @@ class CallbackList(Callback):
     Parameters
     ----------
     callbacks : Callback or list, optional
-        Lists in lists are flattened.
+        Lists in lists and other CallbackLists are flattened.
     add_history : bool
         Add a History at the end, unless there is one; see `history`.
     model : Model, optional
@@ -142,14 +143,16 @@ def _to_all(hook):
     """A method that calls those of the callbacks that have one; they share one dict of logs."""
 
     def with_index(self, index, logs=None):
-        logs = dict(logs or {})
-        for callback in self._listeners[hook]:
-            getattr(callback, hook)(index, logs)
+        if self._listeners[hook]:
+            logs = dict(logs or {})
+            for callback in self._listeners[hook]:
+                getattr(callback, hook)(index, logs)
 
     def without(self, logs=None):
-        logs = dict(logs or {})
-        for callback in self._listeners[hook]:
-            getattr(callback, hook)(logs)
+        if self._listeners[hook]:
+            logs = dict(logs or {})
+            for callback in self._listeners[hook]:
+                getattr(callback, hook)(logs)
 
     return functools.wraps(getattr(Callback, hook))(with_index if "batch" in hook or "epoch" in hook else without)
 
@@ -161,6 +164,8 @@ for _hook in HOOKS:
 def _flat(callbacks):
     if callbacks is None:
         return []
+    if type(callbacks) is CallbackList:
+        return list(callbacks.callbacks)
     if isinstance(callbacks, (list, tuple)):
         return [c for some in callbacks for c in _flat(some)]
     if not isinstance(callbacks, Callback):

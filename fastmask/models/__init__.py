@@ -1,7 +1,7 @@
 """Models: layers put together, and the loop that trains them."""
 
+from fastmask.callbacks import History
 from fastmask.models.model import Model
 from fastmask.models.sequential import Sequential
-from fastmask.models.training import History
 
 __all__ = ["History", "Model", "Sequential"]

@@ -1,4 +1,4 @@
-"""What fit, evaluate and predict take, as rows that can be cut into batches.
+"""Data that fit, evaluate and predict take as a whole, as rows that can be cut into batches.
 
 Sequences may come as a padded array (B,T,...) with `mask=`, as a Ragged, or as a list of arrays, which becomes a
 Ragged. Targets and step weights may have any of these forms, whatever the inputs have: `align` fits them to the
@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import check_number
 from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.losses import flat_arguments
+from fastmask.ops.loss import as_labels, as_step_weight
+from fastmask.ops.mask import check_count
 from fastmask.ragged import Ragged
 from fastmask.sequences import bucket_batches
 
@@ -78,8 +82,14 @@ class Rows:
             [_take(v, rows) for v in self.sample_weight],
         )
 
+    def batch(self):
+        """All rows as one Batch."""
+        return Batch(self.x, self.y, [m.values if isinstance(m, Ragged) else m for m in self.mask], self.sample_weight)
+
     def split(self, fraction):
         """(first rows, last rows): the last `fraction` apart, as Keras' validation_split."""
+        if not 0 < fraction < 1:
+            raise ValueError(f"validation_split: expected a number between 0 and 1, received {fraction!r}")
         n = int(len(self) * (1 - fraction))
         if not 0 < n < len(self):
             raise ValueError(
@@ -261,6 +271,50 @@ def join(parts):
     if isinstance(parts[0], (list, tuple)):
         return type(parts[0])(join(output) for output in zip(*parts, strict=True))
     if not isinstance(parts[0], Ragged):
+        shapes = sorted({part.shape[1:] for part in parts})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"x: expected batches with outputs of one shape but for the rows, or Ragged, received shapes {shapes}"
+            )
         return np.concatenate(parts)
     lengths = np.concatenate([part.lengths for part in parts])
     return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
+
+class ClassWeights:
+    """The `class_weight` of fit as weights of steps.
+
+    Parameters
+    ----------
+    class_weight : dict
+        Class number -> weight; classes that are not in it have the weight 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No dict, a key that is no whole number of 0 or more, a value that is no finite number of 0 or more.
+    """
+
+    def __init__(self, class_weight):
+        if not isinstance(class_weight, dict):
+            raise TypeError(f"class_weight: expected a dict, received {type(class_weight).__name__}")
+        classes = sorted(class_weight, key=lambda c: check_count(c, "class_weight: class"))
+        self._classes = np.array(classes, np.float64)
+        self._weights = np.array([check_number(class_weight[c], f"class_weight[{c}]") for c in classes])
+
+    def times(self, sample_weight, y, outputs):
+        """Weights of the steps of `outputs` (...,K): those of the classes in y, times `sample_weight`, if there is one.
+
+        y : class numbers (...) or (...,1), or (...,K) of which the largest is the class; for K = 1 rounded.
+        """
+        y, outputs, sample_weight, _, like = flat_arguments(y, outputs, sample_weight, None)
+        y, steps = np.asarray(y), outputs.shape[:-1]
+        if y.shape == outputs.shape and y.shape[-1] > 1:
+            classes = np.argmax(y, axis=-1)
+        else:
+            classes = np.round(as_labels(y, steps).astype(np.float64))
+        nearest = np.minimum(np.searchsorted(self._classes, classes), len(self._classes) - 1)
+        weight = np.where(self._classes[nearest] == classes, self._weights[nearest], 1.0)
+        if sample_weight is not None:
+            weight *= as_step_weight(sample_weight, steps, np.float64)
+        return weight if like is None else like.with_values(weight)

@@ -1,46 +1,88 @@
-"""What fit shows while it runs: a tqdm bar if that is installed, else a line an epoch."""
+"""What fit, evaluate and predict show while they run, and how they are interrupted."""
 
 import signal
 import sys
 import threading
 import time
 
+import numpy as np
 
-class Progress:
-    """Progress of one epoch; verbose is 0 (nothing), 1 or "auto" (a bar, or a line without tqdm) or 2 (a line)."""
+from fastmask.callbacks import Callback
 
-    def __init__(self, verbose, epoch, epochs, batches):
+
+class Progress(Callback):
+    """Shows how far fit, evaluate or predict has come.
+
+    Parameters
+    ----------
+    verbose : "auto", 0, 1 or 2
+        1 and "auto": a bar if tqdm is installed, else as 2, a line at the end. 0: nothing.
+    what : "epoch", "test" or "predict"
+        What begins and ends where it is shown: a bar or a line for each epoch of fit, or for evaluate or predict.
+
+    Notes
+    -----
+    Methods are given to the hooks that are needed and no others, so that logs are computed only if they are shown. As a
+    context manager it leaves the bar as it is after an error or Ctrl-C.
+    """
+
+    def __init__(self, verbose, what):
         if verbose not in ("auto", 0, 1, 2):
             raise ValueError(f'verbose: expected "auto", 0, 1 or 2, received {verbose!r}')
-        self.verbose, self.title, self.started = verbose, f"epoch {epoch}/{epochs}", time.perf_counter()
-        self.bar = None
-        if verbose in ("auto", 1):
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=batches, desc=self.title, unit="batch", file=sys.stderr)
+        self.what, self.bar = what, None
+        self._tqdm = _tqdm() if verbose in ("auto", 1) else None
+        if verbose:
+            setattr(self, f"on_{what}_begin", self._begin)
+            setattr(self, f"on_{what}_end", self._end)
+        if self._tqdm:
+            setattr(self, "on_train_batch_end" if what == "epoch" else f"on_{what}_batch_end", self._step)
 
-    def step(self, logs):
-        if self.bar is not None:
+    def _begin(self, *args):
+        self.started = time.perf_counter()
+        self.title = f"epoch {args[0] + 1}/{self.params['epochs']}" if self.what == "epoch" else self.what
+        if self._tqdm:
+            self.bar = self._tqdm(total=self.params["steps"], desc=self.title, unit="batch", file=sys.stderr)
+
+    def _step(self, batch, logs):
+        if self.what != "predict":
             self.bar.set_postfix_str(format_logs(logs), refresh=False)
-            self.bar.update()
+        self.bar.update()
 
-    def end(self, logs):
+    def _end(self, *args):
+        logs = format_logs(args[-1])
         if self.bar is not None:
-            self.bar.set_postfix_str(format_logs(logs))
+            self.bar.set_postfix_str(logs)
             self.bar.close()
-        elif self.verbose:
-            print(f"{self.title}  {time.perf_counter() - self.started:.1f} s  {format_logs(logs)}", flush=True)
+            self.bar = None
+        else:
+            print(f"{self.title}  {time.perf_counter() - self.started:.1f} s  {logs}".rstrip(), flush=True)
 
-    def stop(self):
-        """Leave the bar as it is, after an error or Ctrl-C."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         if self.bar is not None:
             self.bar.close()
+
+
+def _tqdm():
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm
 
 
 def format_logs(logs):
-    return "  ".join(f"{name} {value:.4g}" if value < 1e-3 else f"{name} {value:.4f}" for name, value in logs.items())
+    return "  ".join(f"{name} {_format(value)}" for name, value in logs.items())
+
+
+def _format(value):
+    if isinstance(value, str):  # a callback's
+        return value
+    if np.ndim(value):  # a metric with a value for each class
+        return f"[{' '.join(map(_format, np.ravel(value)))}]"
+    return f"{value:.4g}" if value < 1e-3 else f"{value:.4f}"
 
 
 class WholeSteps:

@@ -5,45 +5,43 @@ import warnings
 import numpy as np
 
 from fastmask import initializers, losses, metrics, optimizers
+from fastmask.callbacks import CallbackList
 from fastmask.layers.calls import Recording
-from fastmask.models.data import Rows, align, join, per_part
+from fastmask.models.batches import batches_of, gives_batches, rows_of
+from fastmask.models.data import ClassWeights, join, per_part
 from fastmask.models.progress import Progress, WholeSteps
-from fastmask.models.scores import Result, Scores
-from fastmask.ragged import Ragged
-
-NOT_SUPPORTED = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
-
-
-class History:
-    """What fit returns: `history`, a list of values for each of "loss", the metrics and, with "val_" before it, each on
-    the validation data; `epoch`, their numbers."""
-
-    def __init__(self):
-        self.history, self.epoch = {}, []
-
-    def add(self, epoch, logs):
-        self.epoch.append(epoch)
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
+from fastmask.models.scores import Scores
+from fastmask.ops.mask import check_count
 
 
 class Trainer:
     """The part of a model that trains; mixed into models, which are layers."""
 
     optimizer = loss = None
+    stop_training = stop_evaluating = stop_predicting = False  # set by callbacks
     input_shape = None  # of the model's inputs, once known
     _shape_is_guess = False
     _input_keys = _output_keys = None  # of models with several inputs or outputs: not None
     input_names = output_names = ("",)
 
     def compile(
-        self, optimizer="rmsprop", loss=None, *, loss_weights=None, metrics=None, weighted_metrics=None, **refused
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
     ):
         """Say how to train.
 
         Parameters
         ----------
         optimizer : str or Optimizer
+            A name makes a new one. An Optimizer goes on from the state it has.
         loss : str or Loss; for several outputs one for all, a list, or a dict by the names of the outputs
             None in a list, or a name left out of a dict: that output has no loss. If the model ends in softmax or
             sigmoid and this is the matching cross-entropy, it works on the logits.
@@ -51,18 +49,19 @@ class Trainer:
             What the losses of the outputs are multiplied by; they are added up then.
         metrics : list of str or Metric, optional
             Computed under the mask, without sample_weight. For several outputs a list of such lists, or a dict.
-        weighted_metrics : the same, with sample_weight
+        weighted_metrics : the same, with sample_weight and class_weight
+        steps_per_execution : 1
+            Others are not supported.
+        run_eagerly, jit_compile, auto_scale_loss
+            For Keras' sake: here they change nothing.
 
         Raises
         ------
         ValueError, TypeError
             Unknown name, a number of entries that does not fit, or an argument of Keras that is not supported.
         """
-        for key, value in refused.items():
-            if key not in NOT_SUPPORTED:
-                raise TypeError(f"compile: unknown argument {key!r}")
-            if value and value != "auto":
-                raise ValueError(f"{key}: not supported yet, expected None, received {value!r}")
+        if steps_per_execution not in (None, 1, "auto"):
+            raise ValueError(f"steps_per_execution: not supported, expected 1, received {steps_per_execution!r}")
         names = self.output_names
         if isinstance(loss, (list, tuple, dict)):
             chosen = [None if one is None else losses.get(one) for one in per_part(loss, names, "loss")]
@@ -89,11 +88,24 @@ class Trainer:
             metrics.get(metric, (1, 2), (1, 2))  # raises if unknown
         return lists
 
+    @property
+    def metrics_names(self):
+        """Names of what `evaluate` returns, in its order."""
+        self._check_compiled("metrics_names")
+        return Scores(self).result_names()
+
+    def reset_metrics(self):
+        """Let the Metric objects given to `compile` forget what they saw; done by itself before each epoch, evaluation
+        and call of train_on_batch and test_on_batch."""
+        for metric in (m for lists in (self._metrics, self._weighted_metrics) for some in lists for m in some):
+            if isinstance(metric, metrics.Metric):
+                metric.reset_state()
+
     # ---- the three loops --------------------------------------------------------------------------------------------
     def fit(
         self,
-        x,
-        y,
+        x=None,
+        y=None,
         batch_size=None,
         epochs=1,
         verbose="auto",
@@ -104,9 +116,11 @@ class Trainer:
         class_weight=None,
         sample_weight=None,
         initial_epoch=0,
-        *,
+        steps_per_epoch=None,
+        validation_steps=None,
         validation_batch_size=None,
         validation_freq=1,
+        *,
         mask=None,
         validation_mask=None,
         bucket=False,
@@ -115,26 +129,39 @@ class Trainer:
 
         Parameters
         ----------
-        x : ndarray (B,T,...), Ragged or list of arrays
-            A list of arrays becomes a Ragged.
+        x : ndarray (B,T,...), Ragged or list of arrays; or batches
+            A list of arrays becomes a Ragged. Batches: a generator or another iterator, an iterable such as a PyTorch
+            DataLoader, or an object with `__len__` and `__getitem__` such as a keras.utils.PyDataset. Each batch is a
+            tuple (x, y), (x, y, sample_weight) or (x, y, sample_weight, mask), None where there is nothing.
         y : ndarray, Ragged or list
             A target for each row or each step, as the model's outputs are.
         batch_size : int
-            Default 32.
+            Default: 32, or what makes steps_per_epoch batches of all rows.
         epochs : int
+            Number of the last epoch: training goes on from `initial_epoch`.
         verbose : "auto", 0, 1 or 2
             1 and "auto": a progress bar if tqdm is installed, else as 2, a line an epoch. 0: nothing.
-        callbacks : None
-            Not supported yet.
+        callbacks : Callback, list of Callback or CallbackList
         validation_split : float
             Share of the rows, from the end, to validate on instead of training.
-        validation_data : tuple (x, y) or (x, y, sample_weight)
+        validation_data : tuple (x, y), (x, y, sample_weight) or (x, y, sample_weight, mask); or batches
         shuffle : bool
-            New order of rows in every epoch, from the global seed.
-        class_weight : None
-            Not supported yet.
+            New order of rows in every epoch, from the global seed. Of batches: a new order of those of an object with
+            `__getitem__`; others come as they come.
+        class_weight : dict, class number -> weight
+            For models with one output. Classes that are not in it weigh 1. Targets are class numbers, one for each row
+            or step, or one-hot.
         sample_weight : array (B,) for rows, (B,T) or Ragged for steps
-        initial_epoch, validation_batch_size, validation_freq : int
+            Multiplied by the class weights, if there are some.
+        initial_epoch : int
+        steps_per_epoch : int
+            Batches of an epoch, instead of all. The next epoch goes on where it ended.
+        validation_steps : int
+            Batches of a validation, instead of all; from the beginning, where the data have one.
+        validation_batch_size : int
+            Default: batch_size.
+        validation_freq : int or list of int
+            Validate after every so many epochs, or after these, counted from 1.
         mask : array (B,T); for a Ragged (N,) or Ragged
             True = use the step.
         validation_mask : the same for validation_data
@@ -148,117 +175,234 @@ class Trainer:
         Raises
         ------
         ValueError
-            Not compiled, no rows, numbers of rows or shapes that do not fit.
+            Not compiled, no rows, numbers of rows or shapes that do not fit, arguments beside batches that have their
+            own.
 
         Notes
         -----
-        The loss of an epoch is weighted by valid steps, so the batch size does not change what it means. After
-        KeyboardInterrupt the weights are those after the last whole step.
+        The loss of an epoch is weighted by valid steps, so the batch size does not change what it means; with several
+        outputs each loss by those of its output. Steps of weight 0 are never read, as under a mask.
+
+        With gradient accumulation (of the optimizer) the weights are changed by the mean of the gradients of n batches:
+        the same as in one batch of them all if they have the same number of valid steps. Each batch weighs the same,
+        also if it has fewer. What an epoch leaves over is taken on into the next.
+
+        A weight that no loss depends on gets no gradient and stays, with a warning, as in Keras. The gradient of an
+        Embedding stays one of rows up to the optimizer, unless a regularizer adds to it.
+
+        If data end before steps_per_epoch, that epoch ends early, with a warning. An iterator, which cannot begin anew,
+        ends the training then. Batches are made in this thread: `workers` of a PyDataset are not used.
+
+        After an exception, of a callback too, and after KeyboardInterrupt the weights are those after the last whole
+        step; on_train_end is not called, as in Keras.
+
+        Differences from Keras: class_weight and sample_weight go together; class_weight also weighs class numbers
+        (B,T); a change of `trainable` takes effect at the next epoch, without another compile.
         """
         self._check_compiled("fit")
-        for name, value in (("callbacks", callbacks), ("class_weight", class_weight)):
-            if value:
-                raise ValueError(f"{name}: not supported yet, expected None, received {value!r}")
-        if y is None:
-            raise ValueError("y: expected targets, received None")
-        batch_size = _count(32 if batch_size is None else batch_size, "batch_size")
-        rows = self._rows(x, y, mask, sample_weight)
-        if not len(rows):
-            raise ValueError("x: expected at least one row to train on, received none")
-        validation = None
-        if validation_data is not None:
-            validation = self._validation_rows(validation_data, validation_mask)
-        elif validation_split:
-            if not 0 < validation_split < 1:
-                raise ValueError(f"validation_split: expected a number between 0 and 1, received {validation_split!r}")
-            rows, validation = rows.split(validation_split)
-        epochs, freq = _count(epochs, "epochs", 0), _count(validation_freq, "validation_freq")
-        validation_batch_size = (
-            batch_size if validation_batch_size is None else _count(validation_batch_size, "validation_batch_size")
+        epochs, initial_epoch = check_count(epochs, "epochs"), check_count(initial_epoch, "initial_epoch")
+        validates = _validates(validation_freq)
+        class_weights = self._class_weights(class_weight)
+        training = batches_of(
+            *(self, x, y, sample_weight, mask),
+            batch_size=batch_size,
+            steps=_steps(steps_per_epoch, "steps_per_epoch"),
+            shuffle=shuffle,
+            bucket=bucket,
+            generator=initializers.new_generator(),
         )
+        validation, validation_steps = None, _steps(validation_steps, "validation_steps")
+        if validation_data is not None:
+            validation = self._validation_batches(
+                validation_data, validation_mask, validation_batch_size, batch_size, validation_steps
+            )
+        elif validation_split:
+            size = batch_size if validation_batch_size is None else validation_batch_size
+            training, validation = training.split(validation_split, size, validation_steps)
+        if training.rows is not None and not len(training.rows):
+            raise ValueError("x: expected at least one row to train on, received none")
+        training.check_lasts(range(initial_epoch, epochs), "steps_per_epoch")
+        if validation is not None:
+            validation.check_lasts(filter(validates, range(initial_epoch, epochs)), "validation_steps")
 
-        history, generator = History(), initializers.new_generator()
-        with WholeSteps() as whole_steps:
+        progress = Progress(verbose, "epoch")
+        callbacks = self._callback_list(callbacks, progress, verbose, epochs, training.steps, add_history=True)
+        self.stop_training = False
+        logs = None
+        with WholeSteps() as whole_steps, progress:
+            callbacks.on_train_begin()
             for epoch in range(initial_epoch, epochs):
-                batches = rows.batches(batch_size, shuffle, bucket, generator)
-                progress = Progress(verbose, epoch + 1, epochs, len(batches))
-                scores = Scores(self)
-                try:
-                    for batch in batches:
-                        self._train_step(rows.take(batch), scores, whole_steps)
-                        progress.step(scores.running())
-                    logs = scores.result()
-                    if validation is not None and (epoch + 1) % freq == 0:
-                        val = self._evaluate(validation, validation_batch_size)
-                        logs |= {f"val_{name}": value for name, value in val.items()}
-                except BaseException:
-                    progress.stop()
-                    raise
-                progress.end(logs)
-                history.add(epoch, logs)
-        self.history = history
-        return history
+                callbacks.on_epoch_begin(epoch)
+                scores = self._train_epoch(training, class_weights, callbacks, whole_steps)
+                if not scores.batches:  # an iterator had ended with the epoch before
+                    break
+                logs = scores.result()
+                if validation is not None and validates(epoch):
+                    results = self._evaluate(validation, callbacks)
+                    logs |= {f"val_{name}": value for name, value in results.items()}
+                callbacks.on_epoch_end(epoch, logs)
+                if self.stop_training or training.exhausted:
+                    break
+            callbacks.on_train_end(logs)
+        return callbacks.history
 
-    def evaluate(self, x, y, batch_size=None, verbose=0, sample_weight=None, *, return_dict=False, mask=None):
+    def _train_epoch(self, batches, class_weights, callbacks, whole_steps):
+        scores = Scores(self, class_weights)
+        wanted = callbacks.listens("on_train_batch_end")
+        for i, batch in enumerate(batches.epoch()):
+            callbacks.on_train_batch_begin(i)
+            self._train_step(batch, scores, whole_steps)
+            callbacks.on_train_batch_end(i, scores.result() if wanted else None)
+            if self.stop_training:
+                break
+        return scores
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose=0,
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        *,
+        mask=None,
+    ):
         """Loss and metrics on given data; arguments as `fit`'s.
+
+        steps : int
+            Number of batches, instead of all.
 
         Returns
         -------
         float, list of float or dict
-            The loss; with metrics a list, the loss first; with return_dict a dict by name.
+            The loss; with metrics a list, the loss first (see `metrics_names`); with return_dict a dict by name.
         """
         self._check_compiled("evaluate")
-        logs = self._evaluate(
-            self._rows(x, y, mask, sample_weight), _count(32 if batch_size is None else batch_size, "batch_size")
-        )
-        if verbose:
-            print("  ".join(f"{name} {value:.4f}" for name, value in logs.items()), flush=True)
-        return _logs(logs, return_dict)
+        batches = batches_of(self, x, y, sample_weight, mask, batch_size=batch_size, steps=_steps(steps, "steps"))
+        progress = Progress(verbose, "test")
+        callbacks = self._callback_list(callbacks, progress, verbose, 1, batches.steps)
+        with progress:
+            return _logs(self._evaluate(batches, callbacks), return_dict)
 
-    def _evaluate(self, rows, batch_size):
+    def _evaluate(self, batches, callbacks):
         scores = Scores(self)
-        for batch in rows.in_order(batch_size):
-            self._test_step(rows.take(batch), scores)
-        return scores.result()
+        wanted = callbacks.listens("on_test_batch_end")
+        self.stop_evaluating = False
+        callbacks.on_test_begin()
+        for i, batch in enumerate(batches.from_start()):
+            callbacks.on_test_batch_begin(i)
+            self._test_step(batch, scores)
+            callbacks.on_test_batch_end(i, scores.result() if wanted else None)
+            if self.stop_evaluating:
+                break
+        logs = scores.result()
+        callbacks.on_test_end(logs)
+        return logs
 
-    def predict(self, x, batch_size=None, verbose=0, *, mask=None):
-        """The outputs for all rows, in their order.
+    def predict(self, x, batch_size=None, verbose=0, steps=None, callbacks=None, *, mask=None):
+        """The outputs for all rows, in their order; arguments as `fit`'s and `evaluate`'s. Batches may be x alone or
+        (x,), what else there is in them is passed over, except for a mask.
 
         Returns
         -------
         ndarray, or Ragged
             A Ragged if x is a Ragged or a list of arrays and the outputs are one for each step.
         """
-        batch_size = _count(32 if batch_size is None else batch_size, "batch_size")
-        one_array = type(x) is np.ndarray and mask is None and self._input_keys is self._output_keys is None
-        if one_array and x.dtype.kind == "f" and x.ndim > 1 and 0 < len(x) <= batch_size:
+        if mask is steps is callbacks is None and not verbose and self._is_one_batch(x, batch_size):
             return self._run(x, None, False)[0]  # the shortest way, for single steps
-        rows = self._rows(x, None, mask, None)
+        batches = batches_of(self, x, mask=mask, batch_size=batch_size, steps=_steps(steps, "steps"), targets=False)
+        progress = Progress(verbose, "predict")
+        callbacks = self._callback_list(callbacks, progress, verbose, 1, batches.steps)
+        wanted = callbacks.listens("on_predict_batch_end")
+        self.stop_predicting = False
         parts = []
-        for batch in rows.in_order(batch_size):
-            parts.append(self._run(*self._inputs_of(rows.take(batch)), False)[0])
-        outputs = join(parts)
-        return dict(zip(self._output_keys, outputs, strict=True)) if type(self._output_keys) is tuple else outputs
+        with progress:
+            callbacks.on_predict_begin()
+            for i, batch in enumerate(batches.from_start()):
+                callbacks.on_predict_batch_begin(i)
+                parts.append(self._run(*self._inputs_of(batch), False)[0])
+                callbacks.on_predict_batch_end(i, {"outputs": self._named_outputs(parts[-1])} if wanted else None)
+                if self.stop_predicting:
+                    break
+            callbacks.on_predict_end()
+        return self._named_outputs(join(parts))
+
+    def _is_one_batch(self, x, batch_size):
+        """Whether x is an array that the model takes as it is."""
+        if type(x) is not np.ndarray or x.dtype.kind != "f" or x.ndim < 2 or not len(x):
+            return False
+        size = 32 if batch_size is None else check_count(batch_size, "batch_size", minimum=1)
+        return self._input_keys is self._output_keys is None and len(x) <= size
 
     # ---- single batches ---------------------------------------------------------------------------------------------
-    def train_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False, *, mask=None):
         """One step on one batch. Returns the loss before it, as `evaluate` does, of this batch alone."""
         self._check_compiled("train_on_batch")
-        scores = Scores(self)
-        rows = self._rows(x, y, mask, sample_weight)
+        batch = rows_of(self, x, y, sample_weight, mask).batch()
+        scores = Scores(self, self._class_weights(class_weight))
         with WholeSteps() as whole_steps:
-            self._train_step(rows.take(slice(0, len(rows))), scores, whole_steps)
+            self._train_step(batch, scores, whole_steps)
         return _logs(scores.result(), return_dict)
 
-    def test_on_batch(self, x, y, sample_weight=None, *, return_dict=False, mask=None):
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False, *, mask=None):
         """Loss and metrics of one batch."""
         self._check_compiled("test_on_batch")
-        rows = self._rows(x, y, mask, sample_weight)
-        return _logs(self._evaluate(rows, max(len(rows), 1)), return_dict)
+        scores = Scores(self)
+        self._test_step(rows_of(self, x, y, sample_weight, mask).batch(), scores)
+        return _logs(scores.result(), return_dict)
 
     def predict_on_batch(self, x, *, mask=None):
         """Outputs of one batch."""
-        return self.predict(x, max(len(self._rows(x, None, mask, None)), 1), mask=mask)
+        batch = rows_of(self, x, mask=mask).batch()
+        return self._named_outputs(self._run(*self._inputs_of(batch), False)[0])
+
+    # ---- what goes in, and who is told ------------------------------------------------------------------------------
+    def _validation_batches(self, data, mask, batch_size, default_batch_size, steps):
+        if isinstance(data, (tuple, list)) and 2 <= len(data) <= 4:
+            x, y, sample_weight, own_mask = (*data, None, None)[:4]
+            if mask is not None and own_mask is not None:
+                raise ValueError("validation_mask: expected None beside a mask in validation_data")
+            return batches_of(
+                *(self, x, y, sample_weight, own_mask if mask is None else mask),
+                batch_size=default_batch_size if batch_size is None else batch_size,
+                steps=steps,
+            )
+        if not gives_batches(data):
+            raise ValueError(
+                "validation_data: expected (x, y), (x, y, sample_weight), (x, y, sample_weight, mask) or batches, "
+                f"received {type(data).__name__}"
+            )
+        return batches_of(self, data, mask=mask, batch_size=batch_size, steps=steps, name="validation_data")
+
+    def _class_weights(self, class_weight):
+        if not class_weight:
+            return None
+        if len(self.output_names) > 1:
+            raise ValueError(
+                "class_weight: expected None for a model with several outputs: give each its sample_weight, in a list "
+                f"or a dict by the names {', '.join(self.output_names)}"
+            )
+        return ClassWeights(class_weight)
+
+    def _callback_list(self, callbacks, progress, verbose, epochs, steps, add_history=False):
+        return CallbackList(
+            [callbacks, progress] if verbose else callbacks,
+            add_history=add_history,
+            model=self,
+            verbose=verbose,
+            epochs=epochs,
+            steps=steps,
+        )
+
+    def _check_compiled(self, method):
+        if self.optimizer is None or self.loss is None:
+            what = "compile(optimizer, loss)" if self.optimizer is None else "compile with a loss"
+            raise ValueError(f"{self.name}.{method}: expected a call of {what} before it")
+        if len(self._losses) != len(self.output_names):
+            raise ValueError(f"{self.name}.{method}: expected another compile, the outputs have changed since")
 
     # ---- steps ------------------------------------------------------------------------------------------------------
     def _inputs_of(self, batch):
@@ -273,57 +417,39 @@ class Trainer:
             return [values]
         return [None] * len(self.output_names) if values is None else list(values)
 
+    def _named_outputs(self, outputs):
+        """A dict, if that is what the model was given as its outputs."""
+        return dict(zip(self._output_keys, outputs, strict=True)) if type(self._output_keys) is tuple else outputs
+
     def _train_step(self, batch, scores, whole_steps):
         with Recording() as recording:
             outputs, masks = self._run(*self._inputs_of(batch), True)
         call = recording.inner[self][-1]
         call.need_x = False
-        on_logits = self._losses_on_logits()
-        of_logits = [loss is not None for loss in on_logits]
+        of_logits = [loss is not None for loss in scores.on_logits]
         call.grad_is_of_logits = of_logits[0] if self._output_keys is None else of_logits
-        results = self._results(batch, outputs, masks)
-        grads = [
-            score.train(result, loss, logits)
-            for score, result, loss, logits in zip(
-                scores.outputs, results, on_logits, self._as_list(call.logits), strict=True
-            )
-        ]
-        weights, trained = scores.weights()
-        for v in weights:
+        results = scores.results(batch, self._as_list(outputs), self._as_list(masks))
+        grads = scores.train(results, self._as_list(call.logits))
+        for v in scores.weights:
             v.gradient = None
         with recording.backwards():
             self.backward(grads[0] if self._output_keys is None else grads)
-        scores.add_regularization(with_gradients=True)
-        if trained:
-            gradients = [np.zeros(v.shape, v.dtype) if v.gradient is None else v.gradient for v in trained]
+        scores.add_penalties(len(batch), with_gradients=True)
+        if scores.trained:
             with whole_steps.step():
-                self.optimizer.apply(gradients, trained)
+                self.optimizer.apply([v.gradient for v in scores.trained], scores.trained)
         scores.measure(results)
 
     def _test_step(self, batch, scores):
-        on_logits = self._losses_on_logits()
         logits = None
-        if any(loss is not None for loss in on_logits):
+        if any(scores.on_logits):
             outputs, masks, logits = self._run_with_logits(*self._inputs_of(batch))
         else:
             outputs, masks = self._run(*self._inputs_of(batch), False)
-        results = self._results(batch, outputs, masks)
-        for score, result, loss, z in zip(scores.outputs, results, on_logits, self._as_list(logits), strict=True):
-            score.test(result, loss, z)
-        scores.add_regularization()
+        results = scores.results(batch, self._as_list(outputs), self._as_list(masks))
+        scores.test(results, self._as_list(logits))
+        scores.add_penalties(len(batch))
         scores.measure(results)
-
-    def _results(self, batch, outputs, masks):
-        """A Result for each output: targets and weights in the form of the outputs."""
-        results = []
-        parts = zip(
-            self.output_names, self._as_list(outputs), self._as_list(masks), batch.y, batch.sample_weight, strict=True
-        )
-        for name, output, mask, y, weight in parts:
-            of = f" of {name}" if len(self.output_names) > 1 else ""
-            y, weight = align(y, output, mask, f"y{of}"), align(weight, output, mask, f"sample_weight{of}")
-            results.append(Result(output, mask, y, weight))
-        return results
 
     def _losses_on_logits(self):
         """For each output the loss that takes its logits, if it comes from the activation that belongs to it, else
@@ -344,49 +470,6 @@ class Trainer:
             )
         return loss.on_logits()
 
-    def _validation_rows(self, data, mask):
-        if not isinstance(data, (list, tuple)) or len(data) not in (2, 3):
-            raise ValueError(
-                f"validation_data: expected (x, y) or (x, y, sample_weight), received {type(data).__name__}"
-            )
-        return self._rows(data[0], data[1], mask, data[2] if len(data) == 3 else None)
-
-    def _rows(self, x, y, mask, sample_weight):
-        """Checked; lists are stacked only where the model declares inputs (B,F), which are no sequences."""
-        x_names, stack = ["x"], False
-        if self._input_keys is not None:
-            names = self.input_names
-            x_names = [f"x[{name!r}]" for name in names]
-            x, mask = per_part(x, names, "x"), per_part(mask, names, "mask")
-        else:
-            shape = None if self._shape_is_guess else self.input_shape
-            x = x[self.input_names[0]] if isinstance(x, dict) and set(x) == set(self.input_names) else x
-            if (
-                isinstance(x, (list, tuple))
-                and not len(x)
-                and self.input_shape is not None
-                and len(self.input_shape) > 2
-            ):
-                x = Ragged(np.zeros((0, *self.input_shape[2:]), np.float32), [0])
-            stack = shape is not None and len(shape) == 2 and shape[1] is not None
-            x, mask = [x], [mask]
-        names = self.output_names
-        y_names = ["y"] if len(names) == 1 else [f"y[{name!r}]" for name in names]
-        several = len(names) > 1
-        y = per_part(y, names, "y") if several or isinstance(y, dict) else [y]
-        if several or isinstance(sample_weight, dict):
-            sample_weight = per_part(sample_weight, names, "sample_weight", share=True)
-        else:
-            sample_weight = [sample_weight]
-        return Rows(x, y, mask, sample_weight, x_names, y_names, stack)
-
-    def _check_compiled(self, method):
-        if self.optimizer is None or self.loss is None:
-            what = "compile(optimizer, loss)" if self.optimizer is None else "compile with a loss"
-            raise ValueError(f"{self.name}.{method}: expected a call of {what} before it")
-        if len(self._losses) != len(self.output_names):
-            raise ValueError(f"{self.name}.{method}: expected another compile, the outputs have changed since")
-
 
 def _logs(logs, return_dict):
     if return_dict:
@@ -395,7 +478,13 @@ def _logs(logs, return_dict):
     return values[0] if len(values) == 1 else values
 
 
-def _count(n, name, minimum=1):
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < minimum:
-        raise ValueError(f"{name}: expected a whole number of {minimum} or more, received {n!r}")
-    return int(n)
+def _steps(n, name):
+    return None if n is None else check_count(n, name, minimum=1)
+
+
+def _validates(freq):
+    """A function of an epoch, counted from 0, that says whether a validation follows it."""
+    if isinstance(freq, (list, tuple, set, range)):
+        return lambda epoch: epoch + 1 in freq
+    n = check_count(freq, "validation_freq", minimum=1)
+    return lambda epoch: (epoch + 1) % n == 0
