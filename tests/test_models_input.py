@@ -11,8 +11,10 @@ import pytest
 
 import fastmask.models.sequential
 from fastmask import initializers, optimizers
+from fastmask.callbacks import LambdaCallback
 from fastmask.layers import GRU, LSTM, Dense, Dropout, Input, Layer, Masking
 from fastmask.models import Sequential
+from fastmask.models.progress import format_logs
 from fastmask.optimizers import Adam
 from fastmask.ragged import Ragged
 from helpers import assert_doctests
@@ -37,28 +39,69 @@ def test_a_line_an_epoch(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("epoch 1/1")
 
 
-def test_the_bar(monkeypatch):
+def test_a_line_of_evaluate_and_predict(capsys):
+    x, mask, rows, _ = data()
+    model = compiled(classifier())
+    model.evaluate(x, rows, mask=mask, verbose=2)
+    model.predict(x, verbose=2)
+    evaluated, predicted = capsys.readouterr().out.splitlines()
+    assert evaluated.startswith("test  ") and "  loss " in evaluated and "  accuracy " in evaluated
+    assert predicted.startswith("predict  ") and predicted.endswith(" s")
+    model.evaluate(x, rows)
+    model.predict(x)
+    assert capsys.readouterr().out == ""
+
+
+def test_values_in_a_line():
+    logs = {"loss": 1.23456, "small": 1e-5, "by_class": np.array([0.5, 0.25]), "note": "best"}
+    assert format_logs(logs) == "loss 1.2346  small 1e-05  by_class [0.5000 0.2500]  note best"
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """What is called of tqdm."""
     calls = []
 
     class Bar:
         def __init__(self, **options):
-            calls.append(("total", options["total"]))
+            calls.append(("begin", options["desc"], options["total"]))
 
         def set_postfix_str(self, text, refresh=True):
             calls.append(("text", text))
 
         def update(self):
-            calls.append(("update", 1))
+            calls.append(("update",))
 
         def close(self):
-            calls.append(("close", 1))
+            calls.append(("close",))
 
     monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
     monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    return calls
+
+
+def test_the_bar(bars):
     x, mask, rows, _ = data()
-    compiled(classifier()).fit(x, rows, mask=mask, batch_size=4)
-    assert calls[0] == ("total", 3) and calls[-1] == ("close", 1)
-    assert sum(name == "update" for name, _ in calls) == 3 and "accuracy" in calls[-2][1]
+    model = compiled(classifier())
+    model.fit(x, rows, mask=mask, batch_size=4, epochs=2, validation_data=(x, rows))
+    assert [c[0] for c in bars] == ["begin", *["text", "update"] * 3, "text", "close"] * 2
+    assert bars[0] == ("begin", "epoch 1/2", 3) and all(word in bars[-2][1] for word in ("accuracy", "val_loss"))
+    bars.clear()
+    model.evaluate(x, rows, 4, verbose=1)
+    assert [c[0] for c in bars] == ["begin", *["text", "update"] * 3, "text", "close"] and bars[0][1] == "test"
+    bars.clear()
+    model.predict((batch for batch in [x, x]), verbose=1)
+    assert bars == [("begin", "predict", None), ("update",), ("update",), ("text", ""), ("close",)]
+
+
+def test_the_bar_is_left_as_it_is_after_an_error(bars):
+    def fail(batch, logs):
+        raise RuntimeError("mine")
+
+    x, mask, rows, _ = data()
+    with pytest.raises(RuntimeError, match="mine"):
+        compiled(classifier()).fit(x, rows, 4, callbacks=LambdaCallback(on_train_batch_end=fail))
+    assert [c[0] for c in bars] == ["begin", "close"]
 
 
 @pytest.mark.skipif(

@@ -40,3 +40,27 @@ class Model:
 
     def peakmem_fit(self, *_):
         self.time_fit()
+
+
+class SmallSteps:
+    """50 steps of a model so small that what is around the kernels takes most of the time."""
+
+    params = (["arrays", "generator"],)
+    param_names = ("form",)
+
+    def setup(self, form):
+        x, y = np.zeros((400, 10, 8), np.float32), np.zeros(400, int)
+        self.data, self.options = {"x": x, "y": y}, {"batch_size": 8}
+        if form == "generator":
+            self.batches, self.options = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 400, 8)], {}
+        self.model = fm.Sequential([fm.Input((None, 8)), fm.layers.GRU(16), fm.layers.Dense(4, activation="softmax")])
+        self.model.compile(optimizer="adam", loss="sparse_categorical_crossentropy")
+        self.time_fit(form)
+
+    def time_fit(self, form):
+        data = self.data if form == "arrays" else {"x": (batch for batch in self.batches)}
+        self.model.fit(**data, **self.options, verbose=0)
+
+    def time_train_on_batch(self, _):
+        for _ in range(50):
+            self.model.train_on_batch(self.data["x"][:8], self.data["y"][:8])

@@ -40,10 +40,13 @@ def batches_of(
 
     Parameters
     ----------
-    x, y, sample_weight, mask, batch_size, shuffle, bucket
+    model : Model
+    x, y, sample_weight, mask, batch_size
         As `fit` takes them. What comes in batches already has its own y, sample_weight and mask, and a size.
     steps : int, optional
         Batches of an epoch; default: all there are.
+    shuffle, bucket : bool
+        As `fit` takes them.
     generator : numpy.random.Generator
         What `shuffle` and `bucket` draw from.
     targets : bool

@@ -19,6 +19,7 @@ class Trainer:
 
     optimizer = loss = None
     stop_training = stop_evaluating = stop_predicting = False  # set by callbacks
+    _metrics = _weighted_metrics = ()
     input_shape = None  # of the model's inputs, once known
     _shape_is_guess = False
     _input_keys = _output_keys = None  # of models with several inputs or outputs: not None
@@ -50,10 +51,10 @@ class Trainer:
         metrics : list of str or Metric, optional
             Computed under the mask, without sample_weight. For several outputs a list of such lists, or a dict.
         weighted_metrics : the same, with sample_weight and class_weight
+        run_eagerly : bool
         steps_per_execution : 1
-            Others are not supported.
-        run_eagerly, jit_compile, auto_scale_loss
-            For Keras' sake: here they change nothing.
+        jit_compile, auto_scale_loss : bool
+            Keras' arguments. More than 1 step is not supported, the others change nothing here.
 
         Raises
         ------
