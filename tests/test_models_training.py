@@ -9,7 +9,7 @@ import pytest
 
 from fastmask import constraints, initializers, regularizers
 from fastmask.callbacks import Callback, CallbackList, History, LambdaCallback
-from fastmask.layers import GRU, Dense, Input, Layer
+from fastmask.layers import GRU, Dense, Embedding, Input, Layer
 from fastmask.metrics import MeanSquaredError
 from fastmask.models import Model, Sequential
 from fastmask.optimizers import SGD, Adam
@@ -322,34 +322,6 @@ def test_accumulated_batches_weigh_the_same():
 
 
 # ---- gradients of rows ----------------------------------------------------------------------------------------------
-class Lookup(Layer):
-    """An Embedding, as short as can be."""
-
-    supports_masking = True
-    _autocast = False
-
-    def __init__(self, n, width, regularizer=None, **kwargs):
-        super().__init__(**kwargs)
-        self.n, self.width, self.regularizer = n, width, regularizer
-
-    def build(self, input_shape):
-        self.table = self.add_weight((self.n, self.width), "uniform", regularizer=self.regularizer, name="table")
-
-    def call(self, inputs, training=False):
-        if training:
-            self.saved.ids = inputs
-        return self.table.value[inputs]
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.width)
-
-    def backward(self, grad):
-        rows, where = np.unique(self.saved.ids, return_inverse=True)
-        values = np.zeros((len(rows), self.width), grad.dtype)
-        np.add.at(values, where.reshape(self.saved.ids.shape), grad)
-        self.add_gradient(self.table, RowsGradient(rows, values, self.table.shape))
-
-
 class Spy(Adam):
     """Remembers what it was given."""
 
@@ -362,12 +334,13 @@ N, WIDTH = 5, 3
 IDS = np.random.default_rng(0).integers(0, N, (B, T))
 
 
-def lookups(n=N, regularizer=None, **options):
+def two_tables(n=N, regularizer=None, **options):
     """Two tables, of which only the first one's output has a loss."""
     initializers.set_random_seed(0)
     x = Input((None,), dtype="int32")
-    tables = [Lookup(n, WIDTH, regularizer, dtype="float64", name=name)(x) for name in ("used", "unused")]
-    outputs = [Dense(2, dtype="float64", name=f"out_{i}")(table) for i, table in enumerate(tables)]
+    table = {"embeddings_regularizer": regularizer, "dtype": "float64"}
+    vectors = [Embedding(n, WIDTH, name=name, **table)(x) for name in ("used", "unused")]
+    outputs = [Dense(2, dtype="float64", name=f"out_{i}")(v) for i, v in enumerate(vectors)]
     model = Model(x, outputs)
     model.compile(Spy(0.1, **options), ["mse", None])
     return model
@@ -380,24 +353,24 @@ TARGETS = [random(B, T, 2, dtype=np.float64), None]
 def test_gradients_of_rows_reach_the_optimizer(options, monkeypatch):
     results = []
     for dense in (False, True):
-        model = lookups(**options)
+        model = two_tables(**options)
         if dense:
             monkeypatch.setattr(
-                Lookup, "add_gradient", lambda self, weight, g: Layer.add_gradient(self, weight, np.asarray(g))
+                Embedding, "add_gradient", lambda self, weight, g: Layer.add_gradient(self, weight, np.asarray(g))
             )
-        with pytest.warns(UserWarning, match="no gradient for .*table.*: left unchanged"):
+        with pytest.warns(UserWarning, match="no gradient for .*embeddings.*: left unchanged"):
             model.fit(IDS, TARGETS, 4, epochs=2, shuffle=False, verbose=0)
         assert [type(g) for g in model.optimizer.seen[:1]] == [np.ndarray if dense else RowsGradient]
         assert sum(g is None for g in model.optimizer.seen) == 3
         results.append(model.get_weights())
     same(*results)
-    untouched = lookups(**options)
+    untouched = two_tables(**options)
     trained = model.get_layer("unused").get_weights() + model.get_layer("out_1").get_weights()
     same(trained, untouched.get_layer("unused").get_weights() + untouched.get_layer("out_1").get_weights())
 
 
 def test_a_step_makes_no_array_of_the_size_of_a_table():
-    model = lookups(n=200_000)
+    model = two_tables(n=200_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.train_on_batch(IDS, TARGETS)
@@ -409,16 +382,16 @@ def test_a_step_makes_no_array_of_the_size_of_a_table():
 
 
 def test_a_regularizer_reaches_every_row():
-    model = lookups(regularizer=regularizers.L2(0.5))
+    model = two_tables(regularizer=regularizers.L2(0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.train_on_batch(IDS[:, :1] * 0, [TARGETS[0][:, :1], None])
     used, unused = (g for g in model.optimizer.seen if g is not None and np.shape(g) == (N, WIDTH))
     assert type(used) is type(unused) is np.ndarray
-    before = lookups().get_layer("unused").get_weights()[0]
+    before = two_tables().get_layer("unused").get_weights()[0]
     np.testing.assert_array_equal(unused, before)  # 2 * 0.5 w
-    np.testing.assert_array_equal(used[1:], lookups().get_layer("used").get_weights()[0][1:])
-    assert not np.array_equal(used[0], lookups().get_layer("used").get_weights()[0][0])
+    np.testing.assert_array_equal(used[1:], two_tables().get_layer("used").get_weights()[0][1:])
+    assert not np.array_equal(used[0], two_tables().get_layer("used").get_weights()[0][0])
 
 
 def test_a_model_whose_loss_reaches_no_weight():
