@@ -143,16 +143,14 @@ def _to_all(hook):
     """A method that calls those of the callbacks that have one; they share one dict of logs."""
 
     def with_index(self, index, logs=None):
-        if self._listeners[hook]:
-            logs = dict(logs or {})
-            for callback in self._listeners[hook]:
-                getattr(callback, hook)(index, logs)
+        logs = dict(logs or {}) if self._listeners[hook] else None
+        for callback in self._listeners[hook]:
+            getattr(callback, hook)(index, logs)
 
     def without(self, logs=None):
-        if self._listeners[hook]:
-            logs = dict(logs or {})
-            for callback in self._listeners[hook]:
-                getattr(callback, hook)(logs)
+        logs = dict(logs or {}) if self._listeners[hook] else None
+        for callback in self._listeners[hook]:
+            getattr(callback, hook)(logs)
 
     return functools.wraps(getattr(Callback, hook))(with_index if "batch" in hook or "epoch" in hook else without)
 
