@@ -9,6 +9,9 @@ A cell gives the shape of its tile and a `finish` that reads like its equations;
         acc[r][x_columns[i]] += x[r][k] * wx[p][k][i]      k < F
         acc[r][h_columns[i]] += h[r][k] * wh[p][k][i]      k < H
         finish(acc[r]) -> new state, saved gates
+
+With dropout each gate has an x and an h of its own: then x[r] and h[r] are x[r][i] and h[r][i] above, rows of whole
+vectors one behind the other.
 """
 
 from llvmlite import ir
@@ -22,7 +25,7 @@ from .simd import I64, PTR, Emitter, _real
 
 SLOTS = 48  # most rows in flight in one block
 # Addresses that a cell's tile reads for each slot, SLOTS apart: forward, then backward.
-X, H_IN, H_OUT, C_IN, C_OUT, WS, Z, RH = range(8)
+X, H_IN, H_OUT, C_IN, C_OUT, WS, Z, RH, H_GATES = range(9)
 DH, CARRY, DRH = X, Z, RH
 
 REGISTER_VECTORS = 4 * MAX_ROWS
@@ -66,10 +69,11 @@ class Step:
                     self._e.store(p, v if self._units is None else self._e.where(self._units, v, 0.0), i)
 
 
-def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
+def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped=False, first_gate=0):
     """Intrinsic tile(real, frame, rows, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract) for panels p0 <= p < p1 of 1 …
     MAX_ROWS rows.
 
+    dropped: each column has rows of x and h of its own; those of x begin with gate `first_gate`.
     finish(e, step, acc, act, ract, fast): act and ract map a V to its activation; fast is True where they are tanh and
     sigmoid.
     """
@@ -87,11 +91,17 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish):
             frame, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract = a
             frame, wx, wh, bias = (b.inttoptr(v, PTR) for v in (frame, wx, wh, bias))
 
-            def rows_of(field):
+            def rows_of(field, count, columns, first):
+                """For each row a list of pointers: one for all columns, or one for each."""
                 at = [b.gep(frame, [ir.Constant(I64, field * SLOTS + r)], source_etype=I64) for r in range(rows)]
-                return [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
+                at = [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
+                if not dropped:
+                    return [[p] for p in at]
+                whole = b.and_(b.add(count, ir.Constant(I64, e.lanes - 1)), ir.Constant(I64, -e.lanes))
+                gates = [b.mul(whole, ir.Constant(I64, first + i)) for i in range(len(columns))]
+                return [[e.at(p, gate) for gate in gates] for p in at]
 
-            xs, hs = rows_of(X), rows_of(h_field)
+            xs, hs = rows_of(X, F, x_columns, first_gate), rows_of(h_field, H, h_columns, 0)
             fast = b.and_(
                 b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
             )

@@ -51,8 +51,9 @@ MAX_ROWS = TILE_ROWS
 def emit_chain(e, acc, rows, panels, count, columns, unroll=1):
     """acc[r][·] += rows[r][k] * panels[p][k][·] for k < count.
 
-    acc: a list of V per row, the columns of panel 0, then of panel 1, …; rows: pointers to scalars; panels: pointers to
-    packed vectors, len(columns) a k, the i-th goes to column columns[i] of its panel. Returns acc.
+    acc: a list of V per row, the columns of panel 0, then of panel 1, …; rows: for each row a list of pointers to
+    scalars, one for all columns or one for each; panels: pointers to packed vectors, len(columns) a k, the i-th goes to
+    column columns[i] of its panel. Returns acc.
     """
     width, n = len(columns), len(acc[0])
     per_panel = n // len(panels)
@@ -64,9 +65,9 @@ def emit_chain(e, acc, rows, panels, count, columns, unroll=1):
         at = e.b.mul(k, ir.Constant(I64, width * e.lanes))
         w = [e.load(e.at(p, at), i) for p in panels for i in range(width)]
         for r, row in enumerate(rows):
-            x = e.broadcast(row, k)
-            for t, weight in zip(targets, w, strict=True):
-                flat[r * n + t] = e.fma(x, weight, flat[r * n + t])
+            x = [e.broadcast(pointer, k) for pointer in row]
+            for i, (t, weight) in enumerate(zip(targets, w, strict=True)):
+                flat[r * n + t] = e.fma(x[i % len(row)], weight, flat[r * n + t])
         return flat
 
     if unroll == 1:
@@ -127,6 +128,23 @@ def _for_panels(e, vectors, emit):
         at = b.add(at, b.and_(vectors, ir.Constant(I64, width)))
 
 
+def _emit_runs(e, acc, rows, weights, outer, inner, jump):
+    """acc[r] += rows[r] · weights, the left-hand side in `outer` runs of `inner` scalars (design d). Returns acc."""
+    b = e.b
+    width = len(acc[0])
+
+    def run(o, flat):
+        acc = [flat[r * width : (r + 1) * width] for r in range(len(rows))]
+        skip = b.mul(o, jump)
+        a = [[b.gep(p, [skip], source_etype=ir.IntType(8))] for p in rows]
+        w_run = e.at(weights, b.mul(b.mul(o, inner), ir.Constant(I64, width * e.lanes)))
+        acc = emit_chain(e, acc, a, [w_run], inner, range(width), unroll=4 if len(rows) * width <= 8 else 1)
+        return [a for row in acc for a in row]
+
+    flat = e.loop(outer, [a for row in acc for a in row], run)
+    return [flat[r * width : (r + 1) * width] for r in range(len(rows))]
+
+
 def _write_matmul(rows):
     """Body of matmul for a fixed number of rows."""
 
@@ -155,28 +173,17 @@ def _write_matmul(rows):
                                 x = e.load_part(p, b.sub(left, ir.Constant(I64, i * e.lanes))) if part else e.load(p)
                                 b.store(x.v, slots[r][i])
             acc = [[V(e, b.load(s, typ=e.vec)) for s in row] for row in slots]
-            flat = [a for row in acc for a in row]
-
-            def run(o, flat):
-                acc = [flat[r * width : (r + 1) * width] for r in range(rows)]
-                skip = b.mul(o, jump)
-                a = [b.gep(p, [skip], source_etype=ir.IntType(8)) for p in a_rows]
-                w_run = e.at(w, b.mul(b.mul(o, inner), ir.Constant(I64, width * e.lanes)))
-                acc = emit_chain(e, acc, a, [w_run], inner, range(width), unroll=4 if rows * width <= 8 else 1)
-                return [a for row in acc for a in row]
-
-            flat = e.loop(outer, flat, run)
+            acc = _emit_runs(e, acc, a_rows, w, outer, inner, jump)
             with b.if_else(whole) as (yes, no):
                 for branch, part in ((yes, False), (no, True)):
                     with branch:
                         for r in range(rows):
                             for i in range(width):
                                 p = e.at(e.at(c_rows[r], first), i * e.lanes)
-                                x = flat[r * width + i]
                                 if part:
-                                    e.store_part(p, x, b.sub(left, ir.Constant(I64, i * e.lanes)))
+                                    e.store_part(p, acc[r][i], b.sub(left, ir.Constant(I64, i * e.lanes)))
                                 else:
-                                    e.store(p, x)
+                                    e.store(p, acc[r][i])
 
         _for_panels(e, vectors, panel)
 
@@ -204,6 +211,51 @@ def matmul(typingctx, real, a_frame, init_frame, c_frame, rows, weights, outer, 
         return context.get_dummy_value()
 
     return types.void(real, *[types.int64] * 10), codegen
+
+
+def _write_matmul_scaled(rows):
+    """Body of matmul_scaled for a fixed number of rows."""
+
+    def write(e, args):
+        b = e.b
+        a_frame, c_frame, scale_frame, weights, outer, inner, jump, vectors = args
+        a_rows, c_rows, scales = (_load_addresses(e, b.inttoptr(f, PTR), rows) for f in (a_frame, c_frame, scale_frame))
+        weights = b.inttoptr(weights, PTR)
+        depth = b.mul(outer, inner)
+
+        def panel(v0, width):
+            first = b.mul(v0, ir.Constant(I64, e.lanes))
+            acc = [[e.const(0.0)] * width for _ in range(rows)]
+            acc = _emit_runs(e, acc, a_rows, e.at(weights, b.mul(first, depth)), outer, inner, jump)
+            for r in range(rows):
+                scale, c = e.at(scales[r], first), e.at(c_rows[r], first)
+                for i in range(width):
+                    e.store(c, e.fma(acc[r][i], e.load(scale, i), e.load(c, i)), i)
+
+        _for_panels(e, vectors, panel)
+
+    return write
+
+
+@intrinsic
+def matmul_scaled(typingctx, real, a_frame, c_frame, scale_frame, rows, weights, outer, inner, jump, vectors):
+    """c[r] += scale[r] * (a[r] · weights), element by element, for `rows` (1 … MAX_ROWS) rows of whole vectors.
+
+    Arguments as matmul's.
+    """
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, _real(sig.args[0]))
+        _, a_frame, c_frame, scale_frame, rows, *rest = args
+
+        def make(r):
+            f = e.function(f"matmul_scaled{r}", [I64] * 8, ir.VoidType(), _write_matmul_scaled(r))
+            builder.call(f, [a_frame, c_frame, scale_frame, *rest])
+
+        row_switch(builder, rows, MAX_ROWS, make)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 9), codegen
 
 
 _OUTER_ROWS = (6, 4, 2, 1) if TILE_ROWS == 6 else (3, 2, 1)

@@ -10,7 +10,7 @@ Equal to keras.layers.GRU (Keras 3.15) and, with reset_after, torch.nn.GRU. What
 rows, by workers with several rows in flight (recurrent.py).
 """
 
-from .cell import CARRY, DH, DRH, H_IN, H_OUT, RH, Z, cell_backward, cell_tile
+from .cell import CARRY, DH, DRH, H_GATES, H_IN, H_OUT, RH, Z, cell_backward, cell_tile
 from .recurrent import recurrent_backward, recurrent_forward
 
 
@@ -68,9 +68,24 @@ _step = cell_backward("gru_backward", _backward)
 gru_forward = recurrent_forward(_tile, _tile, has_cell_state=False, two_passes=False, tile_panels=1)
 gru_backward = recurrent_backward(_step, _step, has_cell_state=False, two_passes=False)
 
+_dropped = cell_tile("gru_dropped", 4, (0, 1, 2), (0, 1, 3), H_GATES, _forward, dropped=True)
+gru_dropped_forward = recurrent_forward(
+    _dropped, _dropped, has_cell_state=False, two_passes=False, tile_panels=1, gates=3
+)
+gru_dropped_backward = recurrent_backward(_step, _step, has_cell_state=False, two_passes=False, gates=3)
+
 _gates = cell_tile("gru_gates", 2, (0, 1), (0, 1), H_IN, _gates_forward)
 _candidate = cell_tile("gru_candidate", 1, (0,), (0,), RH, _candidate_forward)
 _step1 = cell_backward("gru_candidate_backward", _candidate_backward)
 _step2 = cell_backward("gru_gates_backward", _gates_backward)
 gru_reset_before_forward = recurrent_forward(_gates, _candidate, has_cell_state=False, two_passes=True, tile_panels=4)
 gru_reset_before_backward = recurrent_backward(_step1, _step2, has_cell_state=False, two_passes=True)
+
+_dropped_gates = cell_tile("gru_dropped_gates", 2, (0, 1), (0, 1), H_GATES, _gates_forward, dropped=True)
+_dropped_candidate = cell_tile(
+    "gru_dropped_candidate", 1, (0,), (0,), RH, _candidate_forward, dropped=True, first_gate=2
+)
+gru_reset_before_dropped_forward = recurrent_forward(
+    _dropped_gates, _dropped_candidate, has_cell_state=False, two_passes=True, tile_panels=4, gates=3
+)
+gru_reset_before_dropped_backward = recurrent_backward(_step1, _step2, has_cell_state=False, two_passes=True, gates=3)

@@ -7,7 +7,7 @@
 Equal to keras.layers.LSTM (Keras 3.15). Parallel: rows, by workers with several rows in flight (recurrent.py).
 """
 
-from .cell import C_IN, C_OUT, CARRY, DH, H_IN, H_OUT, cell_backward, cell_tile
+from .cell import C_IN, C_OUT, CARRY, DH, H_GATES, H_IN, H_OUT, cell_backward, cell_tile
 from .recurrent import recurrent_backward, recurrent_forward
 
 
@@ -36,3 +36,9 @@ _step = cell_backward("lstm_backward", _backward)
 
 lstm_forward = recurrent_forward(_tile, _tile, has_cell_state=True, two_passes=False, tile_panels=1)
 lstm_backward = recurrent_backward(_step, _step, has_cell_state=True, two_passes=False)
+
+_dropped = cell_tile("lstm_dropped", 4, range(4), range(4), H_GATES, _forward, dropped=True)
+lstm_dropped_forward = recurrent_forward(
+    _dropped, _dropped, has_cell_state=True, two_passes=False, tile_panels=1, gates=4
+)
+lstm_dropped_backward = recurrent_backward(_step, _step, has_cell_state=True, two_passes=False, gates=4)

@@ -6,11 +6,14 @@ Design
   slots are dealt out, later ones are taken from an atomic counter whenever a row ends. So register tiles stay full
   although lengths differ, and threads finish together. No row's result depends on its neighbours or on who computes it:
   that is what keeps the bits equal for any batch, padding and number of threads.
+
+  Dropout inside the cell: every gate meets an x and an h of its own, the common one times factors of that row and gate.
+  Those kernels (`gates` > 0) come from the same factories and equations, and are compiled only when asked for.
 """
 
 from ._jit import kernel
-from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_IN, H_OUT, RH, SLOTS, WS, X, Z
-from .gemm import MAX_ROWS, matmul
+from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_GATES, H_IN, H_OUT, RH, SLOTS, WS, X, Z
+from .gemm import MAX_ROWS, matmul, matmul_scaled
 from .simd import (
     atomic_add,
     get_i64,
@@ -28,33 +31,41 @@ from .simd import (
 
 FORWARD_ARGUMENTS = (
     "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
-    "outputs last final_h final_c zero_masked x_kept hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract"
+    "outputs last final_h final_c zero_masked x_kept hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract "
+    "x_factors h_factors"
 )
 
 
-def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
+def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gates=0):
     """The forward block kernel of a cell: walks rows through `tile` (and `tile2` where a step takes two passes).
+
+    gates: 0, or with dropout inside the cell the number of its gates. Of those, the candidate of a second pass meets
+    (r h), the others h.
 
     Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in
     inference): a copy of x, states of step n at row n, initial states of row b at row steps + b, gates at ws + panel *
-    ws_jump + n * (gates of one panel). scratch: states of the slots of every block.
+    ws_jump + n * (gates of one panel). scratch: states of the slots of every block, and behind each slot's its dropped
+    rows. x_factors, h_factors: with dropout, (B,gates,F) and (B,gates,H) in whole vectors.
     """
+    h_gates = gates - 1 if gates and two_passes else gates
 
     @kernel(FORWARD_ARGUMENTS)
     def forward(block, args, real):
         (order, rows, first, src, dst, base, backwards, slots, workers, queue, x, x_stride, F, H, panels, steps, h0, c0,
          outputs, last, final_h, final_c, zero_masked, x_kept, hs, cs, ws, ws_jump, scratch,
-         wx, wh, bias, wx2, wh2, bias2, act, ract) = unpack(args, 37)  # fmt: skip
+         wx, wh, bias, wx2, wh2, bias2, act, ract, x_factors, h_factors) = unpack(args, 39)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size  # bytes of a padded state row
+        x_row = (F + L - 1) // L * L * size  # and of a padded row of x
         row_bytes = H * size
         ws_step = ws_jump // (steps + 1)
         zero = splat(real, 0.0)
-        frame = stack(384)  # 8 fields x SLOTS
+        frame = stack(432)  # 9 fields x SLOTS
         slot_row, slot_k, slot_len, slot_buffer = stack(48), stack(48), stack(48), stack(48)
-        scratch += block * slots * 5 * state
+        slot_bytes = 5 * state + gates * x_row + h_gates * state
+        scratch += block * slots * slot_bytes
         for s in range(slots):
-            put_i64(slot_buffer, s, scratch + s * 5 * state)
+            put_i64(slot_buffer, s, scratch + s * slot_bytes)
         active, dealt, open_ = 0, 0, True
         while True:
             while open_ and active < slots:
@@ -126,6 +137,22 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
                     put_i64(frame, WS * SLOTS + s, 0)
                 put_i64(frame, Z * SLOTS + s, buffer + 3 * state)
                 put_i64(frame, RH * SLOTS + s, cs + n * state if two_passes and hs != 0 else buffer + 4 * state)
+                if gates:
+                    x_in, h_in = get_i64(frame, X * SLOTS + s), get_i64(frame, H_IN * SLOTS + s)
+                    x_rows = buffer + 5 * state
+                    h_rows = x_rows + gates * x_row
+                    for g in range(gates):
+                        f, dropped = x_factors + (b * gates + g) * x_row, x_rows + g * x_row
+                        for j in range(0, F, L):
+                            at = j * size
+                            store(dropped + at, load_part(real, x_in + at, min(L, F - j)) * load(real, f + at))
+                    for g in range(h_gates):
+                        f, dropped = h_factors + (b * gates + g) * state, h_rows + g * state
+                        for j in range(panels):
+                            at = j * L * size
+                            store(dropped + at, load(real, h_in + at) * load(real, f + at))
+                    put_i64(frame, X * SLOTS + s, x_rows)
+                    put_i64(frame, H_GATES * SLOTS + s, h_rows)
             # panels outside, row tiles inside: a panel's weights are read once from far and again from near
             width = panels if active <= MAX_ROWS else tile_panels
             for p in range(0, panels, width):
@@ -146,6 +173,13 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
                         ract,
                     )
             if two_passes:
+                if gates:
+                    for s in range(active):
+                        rh = get_i64(frame, RH * SLOTS + s)
+                        f = h_factors + (get_i64(slot_row, s) * gates + h_gates) * state
+                        for j in range(panels):
+                            at = j * L * size
+                            store(rh + at, load(real, rh + at) * load(real, f + at))
                 for p in range(0, panels, width):
                     for s in range(0, active, MAX_ROWS):
                         tile2(
@@ -223,31 +257,34 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels):
 BACKWARD_ARGUMENTS = (
     "order rows first dst base backwards slots workers queue H panels steps "
     "d_outputs d_last d_final_h d_final_c zero_masked hs cs ws ws_jump scratch "
-    "ut ut_skip ut_inner ut2 d_h0 d_c0 act ract"
+    "ut ut_skip ut_inner ut2 d_h0 d_c0 act ract h_factors"
 )
 
 
-def recurrent_backward(step, step2, has_cell_state, two_passes):
+def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
     """The backward block kernel of a cell: steps of each row from the last to the first; gates in ws are replaced by
     their gradients.
 
     For a row at step k: dh = gradient of its output (and of held copies of it) + carry + dz(k+1) · U^T, then `step`
     (and `step2`) give dz(k). dz(k+1) is read from ws, `ut_inner` scalars a panel from byte ut_skip on; row `steps` of
-    ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H).
+    ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H). With dropout (gates, h_factors as in
+    forward) dz · U^T is taken gate by gate, each part times its factors; ut is then one gate's matrix after another.
     """
+    h_gates = gates - 1 if gates and two_passes else gates
 
     @kernel(BACKWARD_ARGUMENTS)
     def backward(block, args, real):
         (order, rows, first, dst, base, backwards, slots, workers, queue, H, panels, steps,
          d_outputs, d_last, d_final_h, d_final_c, zero_masked, hs, cs, ws, ws_jump, scratch,
-         ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract) = unpack(args, 30)  # fmt: skip
+         ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract, h_factors) = unpack(args, 31)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size
         row_bytes = H * size
         ws_step = ws_jump // (steps + 1)
         zero = splat(real, 0.0)
-        frame = stack(384)
-        a_frame, c_frame = stack(48), stack(48)
+        ut_gate = panels * L * state  # bytes of one gate's U^T
+        frame = stack(432)
+        a_frame, f_frame, c_frame = stack(192), stack(192), stack(48)  # up to 4 gates x SLOTS
         slot_row, slot_k, slot_buffer = stack(48), stack(48), stack(48)
         scratch += block * slots * 3 * state
         for s in range(slots):
@@ -316,7 +353,11 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                 put_i64(frame, C_IN * SLOTS + s, cs + before * state)
                 put_i64(frame, C_OUT * SLOTS + s, cs + n * state)
                 put_i64(frame, WS * SLOTS + s, ws + n * ws_step)
-                put_i64(a_frame, s, ws + (steps if is_last else n + 1) * ws_step + ut_skip)
+                after = ws + (steps if is_last else n + 1) * ws_step + ut_skip
+                put_i64(a_frame, s, after)
+                for g in range(gates):
+                    put_i64(a_frame, g * SLOTS + s, after + g * L * size)
+                    put_i64(f_frame, g * SLOTS + s, h_factors + (b * gates + g) * state)
                 # dh: what arrives from outside (masked positions that hold this output included) and the carry
                 p0, p1, move = 0, 0, 1
                 if d_outputs != 0:
@@ -345,20 +386,14 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                         d = d + load(real, buffer + state + at)
                     store(buffer + at, d)
             for s in range(0, active, MAX_ROWS):
-                dh = frame + 8 * (DH * SLOTS + s)
-                matmul(
-                    real,
-                    a_frame + 8 * s,
-                    dh,
-                    dh,
-                    min(MAX_ROWS, active - s),
-                    ut,
-                    panels,
-                    ut_inner,
-                    ws_jump,
-                    panels,
-                    panels * L,
-                )
+                dh, count = frame + 8 * (DH * SLOTS + s), min(MAX_ROWS, active - s)
+                if gates:
+                    for g in range(h_gates):
+                        at = 8 * (g * SLOTS + s)
+                        u = ut + g * ut_gate
+                        matmul_scaled(real, a_frame + at, dh, f_frame + at, count, u, panels, L, ws_jump, panels)
+                else:
+                    matmul(real, a_frame + 8 * s, dh, dh, count, ut, panels, ut_inner, ws_jump, panels, panels * L)
             for s in range(active):
                 step(real, frame + 8 * s, panels, H, ws_jump, act, ract)
             if two_passes:
@@ -367,20 +402,13 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                     for j in range(panels):
                         store(drh + j * L * size, zero)
                 for s in range(0, active, MAX_ROWS):
-                    drh = frame + 8 * (DRH * SLOTS + s)
-                    matmul(
-                        real,
-                        frame + 8 * (WS * SLOTS + s),
-                        drh,
-                        drh,
-                        min(MAX_ROWS, active - s),
-                        ut2,
-                        panels,
-                        L,
-                        ws_jump,
-                        panels,
-                        panels * L,
-                    )
+                    a, drh = frame + 8 * (WS * SLOTS + s), frame + 8 * (DRH * SLOTS + s)
+                    count = min(MAX_ROWS, active - s)
+                    if gates:
+                        f = f_frame + 8 * (h_gates * SLOTS + s)
+                        matmul_scaled(real, a, drh, f, count, ut2, panels, L, ws_jump, panels)
+                    else:
+                        matmul(real, a, drh, drh, count, ut2, panels, L, ws_jump, panels, panels * L)
                 for s in range(active):
                     step2(real, frame + 8 * s, panels, H, ws_jump, act, ract)
 
@@ -397,8 +425,17 @@ def recurrent_backward(step, step2, has_cell_state, two_passes):
                                 zero if has_cell_state else load(real, buffer + state + j * L * size),
                             )
                         put_i64(c_frame, 0, buffer)
-                        put_i64(a_frame, 0, get_i64(frame, WS * SLOTS + s) + ut_skip)
-                        matmul(real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L)
+                        a = get_i64(frame, WS * SLOTS + s) + ut_skip
+                        put_i64(a_frame, 0, a)
+                        if gates:
+                            for g in range(h_gates):
+                                put_i64(a_frame, 0, a + g * L * size)
+                                f, u = f_frame + 8 * (g * SLOTS + s), ut + g * ut_gate
+                                matmul_scaled(real, a_frame, c_frame, f, 1, u, panels, L, ws_jump, panels)
+                        else:
+                            matmul(
+                                real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L
+                            )
                         for j in range(panels):
                             left = min(L, H - j * L)
                             store_part(d_h0 + b * row_bytes + j * L * size, load(real, buffer + j * L * size), left)

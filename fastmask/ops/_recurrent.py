@@ -1,13 +1,9 @@
-"""The ops of the recurrent layers: checks at the door, packing, allocation, the calls of forward and backward kernels.
+"""The ops of the recurrent layers: checks at the door, allocation, the calls of forward and backward kernels.
 
-One `Cell` describes what differs between SimpleRNN, GRU (two forms) and LSTM; lstm.py, gru.py and simple_rnn.py are its
-public faces.
+lstm.py, gru.py and simple_rnn.py are its public faces; what differs between them is in their `Cell` (_packing.py).
 """
 
 from __future__ import annotations
-
-from collections import OrderedDict
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,151 +21,9 @@ from fastmask.ops._common import (
     resolve_batch,
     steps_of,
 )  # fmt: skip
+from fastmask.ops._dropout import check_factors, times_rows
+from fastmask.ops._packing import Packed, check_weights, lanes
 from fastmask.ragged import Ragged
-
-
-class Cell(NamedTuple):
-    """Gates are indices of the blocks of columns of kernel and recurrent_kernel."""
-
-    name: str  # for messages
-    module: str  # of kernels/
-    kernel: str  # kernels `<kernel>_forward` and `<kernel>_backward`
-    gates: int  # G
-    states: int  # 1: h; 2: h and c
-    x_gates: tuple  # columns of the tile's weights for x, in order; the same for h
-    second_gates: tuple  # of the second pass of a step; () without one
-    groups: int  # vectors that training keeps of each unit
-    w_gates: tuple  # gates in the order in which their gradients lie in ws, from group 0: those that meet x
-    u_gates: tuple  # and those that meet h …
-    u_group: int  # … from this group on
-    recurrent_bias: bool  # bias (2, G*H)
-
-
-LSTM = Cell("lstm", "lstm", "lstm", 4, 2, (0, 1, 2, 3), (), 4, (0, 1, 2, 3), (0, 1, 2, 3), 0, False)
-GRU = Cell("gru", "gru", "gru", 3, 1, (0, 1, 2), (), 4, (2, 0, 1), (0, 1, 2), 1, True)
-GRU_RESET_BEFORE = Cell("gru", "gru", "gru_reset_before", 3, 1, (0, 1), (2,), 3, (2, 0, 1), (0, 1), 1, False)
-SIMPLE_RNN = Cell("simple_rnn", "simple_rnn", "simple_rnn", 1, 1, (0,), (), 1, (0,), (0,), 0, False)
-
-
-def lanes(dtype):
-    return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Packed weights
-
-
-def _pack_gates(weights, gates, G, H):
-    """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
-    K, L = weights.shape[0], lanes(weights.dtype)
-    P = -(-H // L)
-    blocks = weights.reshape(K, G, H)
-    out = aligned_zeros((P, K, len(gates), L), weights.dtype)
-    for i, g in enumerate(gates):
-        block = blocks[:, g]
-        whole = H // L
-        out[:whole, :, i] = block[:, : whole * L].reshape(K, whole, L).transpose(1, 0, 2)
-        if whole < P:
-            out[whole, :, i, : H - whole * L] = block[:, whole * L :]
-    return out
-
-
-def pack_columns(matrix):
-    """(K, C) -> the right-hand side of kernels/gemm.py:matmul: panels of 4, then 2, then 1 vectors; zeros beyond C."""
-    K, C = matrix.shape
-    L = lanes(matrix.dtype)
-    vectors = -(-C // L)
-    out = aligned_zeros((K * vectors * L,), matrix.dtype)
-    v, at = 0, 0
-    while v < vectors:
-        width = 4 if vectors - v >= 4 else 2 if vectors - v >= 2 else 1
-        part = matrix[:, v * L : (v + width) * L]
-        out[at : at + K * width * L].reshape(K, width * L)[:, : part.shape[1]] = part
-        v, at = v + width, at + K * width * L
-    return out
-
-
-def _transposed(weights, gates, G, H):
-    """(C, G*H) -> packed right-hand side (panel · gate · lane, C): what multiplies gradients of gates as they lie in
-    ws.
-    """
-    C, L = weights.shape[0], lanes(weights.dtype)
-    P = -(-H // L)
-    blocks = np.zeros((len(gates), P * L, C), weights.dtype)
-    for i, g in enumerate(gates):
-        blocks[i, :H] = weights[:, g * H : (g + 1) * H].T
-    return pack_columns(blocks.reshape(len(gates), P, L, C).transpose(1, 0, 2, 3).reshape(P * len(gates) * L, C))
-
-
-class Packed:
-    """Weights of one layer in the order of its kernels. Forward packs are made at once, backward packs when training
-    first asks for them.
-    """
-
-    def __init__(self, cell, kernel, recurrent_kernel, bias):
-        self.cell, self.dtype = cell, kernel.dtype
-        G = cell.gates
-        self.F, self.H = kernel.shape[0], recurrent_kernel.shape[0]
-        self._kernel, self._recurrent_kernel = kernel, recurrent_kernel
-        H, pack = self.H, _pack_gates
-        self.panels = -(-H // lanes(self.dtype))
-        self.wx, self.wh = pack(kernel, cell.x_gates, G, H), pack(recurrent_kernel, cell.x_gates, G, H)
-        if bias is None:
-            bias = np.zeros((2, G * H) if cell.recurrent_bias else (G * H,), self.dtype)
-        if cell.recurrent_bias:  # z and r add both biases; the two parts of h keep their own
-            both = bias[0] + bias[1]
-            rows = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
-            self.bias = pack(rows[None], (0, 1, 2, 3), 4, H)
-        else:
-            self.bias = pack(bias[None], cell.x_gates, G, H)
-        self.wx2 = self.wh2 = self.bias2 = None
-        if cell.second_gates:
-            self.wx2, self.wh2 = pack(kernel, cell.second_gates, G, H), pack(recurrent_kernel, cell.second_gates, G, H)
-            self.bias2 = pack(bias[None], cell.second_gates, G, H)
-        self._backward = None
-        self.plans = OrderedDict()
-
-    def backward(self):
-        """(ut, ut2, wt): packed transposes for dh, d(r h) and dx."""
-        if self._backward is None:
-            cell, G, H = self.cell, self.cell.gates, self.H
-            ut = _transposed(self._recurrent_kernel, cell.u_gates, G, H)
-            ut2 = _transposed(self._recurrent_kernel, cell.second_gates, G, H) if cell.second_gates else None
-            self._backward = ut, ut2, _transposed(self._kernel, cell.w_gates, G, H)
-        return self._backward
-
-
-def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):
-    """The weights as contiguous arrays, or the error that names what is wrong."""
-    G = cell.gates
-    kernel, recurrent_kernel = (
-        as_floats("kernel", kernel, dtype),
-        as_floats("recurrent_kernel", recurrent_kernel, dtype),
-    )
-    if (
-        recurrent_kernel.ndim != 2
-        or recurrent_kernel.shape[1] != G * recurrent_kernel.shape[0]
-        or not recurrent_kernel.size
-    ):
-        raise ValueError(f"recurrent_kernel: expected shape (H,{G}*H) with H >= 1, received {recurrent_kernel.shape}")
-    H = recurrent_kernel.shape[0]
-    F = kernel.shape[0] if F is None and kernel.ndim == 2 else F
-    check_shape("kernel", kernel, (F, G * H), f"(F,{G}*H)")
-    if bias is not None:
-        bias = as_floats("bias", bias, dtype)
-        check_shape(
-            "bias",
-            bias,
-            (2, G * H) if cell.recurrent_bias else (G * H,),
-            f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)",
-        )
-    return kernel, recurrent_kernel, bias
-
-
-def pack(cell, kernel, recurrent_kernel, bias):
-    kernel = as_floats("kernel", kernel)
-    return Packed(cell, *check_weights(cell, kernel, recurrent_kernel, bias, None, kernel.dtype))
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Forward
@@ -220,7 +74,7 @@ def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
         H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
         zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size,
         scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2, wh2=packed.wh2,
-        bias2=packed.bias2, act=act, ract=ract,
+        bias2=packed.bias2, act=act, ract=ract, x_factors=0, h_factors=0,
     )  # fmt: skip
 
 
@@ -330,9 +184,9 @@ def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
 
 def forward(
     cell, x, kernel, recurrent_kernel, bias, *, mask, initial_state, activation, recurrent_activation, go_backwards,
-    zero_output_for_mask, return_sequences, restore_order, packed, training,
+    zero_output_for_mask, return_sequences, restore_order, packed, training, input_factors=None, recurrent_factors=None,
 ):  # fmt: skip
-    """(Result, Tape or None)."""
+    """(Result, Tape or None). Factors are for training only."""
     act, ract = activation_code(activation), activation_code(recurrent_activation, "recurrent_activation")
     reverse, restore = bool(go_backwards), bool(restore_order)
     options = act, ract, reverse, restore, bool(zero_output_for_mask)
@@ -351,6 +205,8 @@ def forward(
         )
     H, P, L = packed.H, packed.panels, lanes(dtype)
     initial = _states(cell, initial_state, B, H, dtype)
+    factors = check_factors(input_factors, recurrent_factors, B, cell.gates, F, H, dtype)
+    values = times_rows(values, factors.row, offsets)
     steps = steps_of(B, T, offsets, mask, reverse, restore)
     N = steps.N
     work = N * (F + H) * cell.gates * H
@@ -360,12 +216,12 @@ def forward(
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None
     workers, slots = _workers(B, work)
-    arguments = _arguments(
-        cell, packed, steps, options, workers, slots, aligned((workers * slots * 5 * P * L,), dtype), work
-    )
+    slot = 5 * P * L + (cell.gates * factors.x.shape[-1] + len(cell.u_gates) * P * L if factors.by_gate else 0)
+    scratch = aligned((workers * slots * slot,), dtype)
+    arguments = _arguments(cell, packed, steps, options, workers, slots, scratch, work)
     arguments.update(
         queue=np.array([workers * slots]), x=values, h0=initial[0], c0=initial[1] if cell.states == 2 else None,
-        outputs=outputs, last=last, final_h=final_h, final_c=final_c,
+        outputs=outputs, last=last, final_h=final_h, final_c=final_c, x_factors=factors.x, h_factors=factors.h,
     )  # fmt: skip
     if training:
         workspace = Workspace()
@@ -374,18 +230,19 @@ def forward(
         ws[:, N] = 0
         cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
         arguments.update(x_kept=x_rows, hs=hs, cs=cs, ws=ws)
-    _jit.get(cell.module, f"{cell.kernel}_forward", dtype.name).run(workers, work, **arguments)
+    kernel_name = f"{cell.kernel}{'_dropped' if factors.by_gate else ''}_forward"
+    _jit.get(cell.module, kernel_name, dtype.name).run(workers, work, **arguments)
     if outputs is not None and T is None:
         outputs = Ragged._checked(outputs, offsets)
     result = Result(outputs if return_sequences else last, (final_h,) if cell.states == 1 else (final_h, final_c))
     if not training:
         return result, None
-    packed.backward()  # of the weights as they are now
+    packed.backward(factors.x_by_gate, factors.h_by_gate)  # of the weights as they are now
     tape = Tape(
         cell=cell, packed=packed, steps=steps, shape=(B, T, F), offsets=offsets, dtype=dtype, x_rows=x_rows, hs=hs,
         cs=cs, ws=ws, workspace=workspace, backwards=reverse and restore, zero_masked=bool(zero_output_for_mask),
         sequences=bool(return_sequences), act=act, ract=ract, initial=tuple(None if s is None else np.shape(s) for s in
-        _given(cell, initial_state)), has_bias=bias is not None,
+        _given(cell, initial_state)), has_bias=bias is not None, factors=factors,
     )  # fmt: skip
     return result, tape
 
@@ -404,7 +261,7 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     """Gradients; the tape is used up."""
     if not isinstance(tape, Tape) or tape.cell.name != cell.name:
         raise TypeError(f"tape: expected the tape of {cell.name}_forward, received {type(tape).__name__}")
-    cell, packed, steps, dtype = tape.cell, tape.packed, tape.steps, tape.dtype
+    cell, packed, steps, dtype, factors = tape.cell, tape.packed, tape.steps, tape.dtype, tape.factors
     if tape.workspace is None:
         raise ValueError(
             "tape: expected one that was not used yet (a tape is good for one backward), received a used one"
@@ -416,39 +273,50 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     d_final = _check_d_states(cell, d_states, B, H, dtype)
     ws, hs, cs, workspace = tape.ws, tape.hs, tape.cs, tape.workspace
     tape.workspace = None
-    ut, ut2, wt = packed.backward()
+    ut, ut2, wt = packed.backward(factors.x_by_gate, factors.h_by_gate)
 
     ws_jump, ws_step = (N + 1) * cell.groups * L * size, cell.groups * L * size
     ut_skip, ut_inner = cell.u_group * L * size, len(cell.u_gates) * L
     work = N * H * G * H
     workers, slots = _workers(B, work)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
-    _jit.get(cell.module, f"{cell.kernel}_backward", dtype.name).run(
+    kernel_name = f"{cell.kernel}{'_dropped' if factors.h_by_gate else ''}_backward"
+    _jit.get(cell.module, kernel_name, dtype.name).run(
         workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base,
         backwards=tape.backwards, slots=slots, workers=workers, queue=np.array([workers * slots]), H=H, panels=P,
         steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0], d_final_c=d_final[1] if cell.states == 2
         else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws, ws_jump=ws_jump, scratch=aligned((workers * slots
         * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner, ut2=ut2, d_h0=d_initial[0], d_c0=d_initial[1]
-        if cell.states == 2 else None, act=tape.act, ract=tape.ract,
+        if cell.states == 2 else None, act=tape.act, ract=tape.ract, h_factors=factors.h,
     )  # fmt: skip
 
+    row_of = np.repeat(np.arange(B), np.diff(steps.first)) if factors.by_gate else None
     dx = None
     if need_x:
         dx = (np.empty if steps.complete else np.zeros)((steps.positions, F), dtype)
-        product(dtype, ws, ws_step, P, len(cell.w_gates) * L, ws_jump, wt, F, dx, steps.src, N)
-        dx = dx.reshape(B, T, F) if T is not None else Ragged._checked(dx, tape.offsets)
+        if factors.x_by_gate:
+            dx[steps.src] = _x_gradient_by_gate(cell, ws, wt, factors.x, row_of, F)
+        else:
+            product(dtype, ws, ws_step, P, len(cell.w_gates) * L, ws_jump, wt, F, dx, steps.src, N)
+        dx = times_rows(dx if T is None else dx.reshape(B, T, F), factors.row, tape.offsets)
+        dx = dx if T is not None else Ragged._checked(dx, tape.offsets)
     d_kernel, d_recurrent = np.empty((F, G, H), dtype), np.empty((H, G, H), dtype)
     rows = np.arange(-1, N)
     before, rows = rows[:-1].copy(), rows[1:]  # before: row of hs that holds the state a step started from
     starts = steps.first[:-1]
     some = starts < steps.first[1:]
     before[starts[some]] = N + np.flatnonzero(some)
-    ws_u = ws.reshape(-1)[cell.u_group * L :]
-    _gate_gradient(d_kernel, cell.w_gates, tape.x_rows, rows, F, ws, ws_jump, ws_step, N, H)
-    _gate_gradient(d_recurrent, cell.u_gates, hs, before, H, ws_u, ws_jump, ws_step, N, H)
-    if cell.second_gates:  # the candidate met r h, which cs holds
-        _gate_gradient(d_recurrent, cell.second_gates, cs, rows, H, ws, ws_jump, ws_step, N, H)
-    d_bias = _bias_gradient(cell, ws, ws_jump, ws_step, N, H) if tape.has_bias else None
+    if factors.x_by_gate:
+        _gradient_by_gate(d_kernel, cell.w_gates, tape.x_rows, rows, factors.x, row_of, ws, 0)
+    else:
+        _gate_gradient(d_kernel, cell.w_gates, tape.x_rows, rows, ws, 0)
+    if factors.h_by_gate:
+        _gradient_by_gate(d_recurrent, cell.u_gates, hs, before, factors.h, row_of, ws, cell.u_group)
+    else:
+        _gate_gradient(d_recurrent, cell.u_gates, hs, before, ws, cell.u_group)
+    if cell.second_gates:  # the candidate met r h, which cs holds, dropped or not
+        _gate_gradient(d_recurrent, cell.second_gates, cs, rows, ws, 0)
+    d_bias = _bias_gradient(cell, ws, H) if tape.has_bias else None
     workspace.release()
     tape.ws = tape.hs = tape.cs = tape.x_rows = None
     d_initial = tuple(
@@ -490,24 +358,48 @@ def _check_d_states(cell, d_states, B, H, dtype):
     )
 
 
-def _gate_gradient(out, gates, a, index, depth, b, b_jump, b_step, N, H):
-    """out[k, gate] = sum over n of a[index[n]][k] · b[n][gate]; b as gates lie in ws."""
-    dtype = a.dtype
-    L = lanes(dtype)
-    P, V = -(-H // L), len(gates)
+def _gate_gradient(out, gates, a, index, ws, group):
+    """out[k, gate] = sum over n of a[index[n]][k] · ws[:, n, gate], the gates' gradients from `group` of ws on."""
+    depth, _, H = out.shape
+    P, rows, _, L = ws.shape
+    V, N = len(gates), rows - 1
+    jump, step, vector, _ = ws.strides
+    b = ws.reshape(-1)[group * L :]
     if V == 1:  # one gate: vectors of four panels side by side
-        packed = weight_gradient(a, index, depth, b, b_step, 4 * b_jump, b_jump, P, 4, N)
+        packed = weight_gradient(a, index, depth, b, step, 4 * jump, jump, P, 4, N)
         packed = packed.transpose(1, 0, 2, 3).reshape(depth, 1, -1)
     else:
-        packed = weight_gradient(a, index, depth, b, b_step, b_jump, L * dtype.itemsize, P * V, V, N)
+        packed = weight_gradient(a, index, depth, b, step, jump, vector, P * V, V, N)
         packed = packed.transpose(1, 2, 0, 3).reshape(depth, V, P * L)
     for i, g in enumerate(gates):
         out[:, g] = packed[:, i, :H]
 
 
-def _bias_gradient(cell, ws, ws_jump, ws_step, N, H):
-    L = lanes(ws.dtype)
-    sums = column_sums(ws, ws_step, ws_jump, L * ws.dtype.itemsize, -(-H // L), cell.groups, N)  # [panel][group][lane]
+def _gradient_by_gate(out, gates, a, index, factors, row_of, ws, group):
+    """The same, where each gate met a times its own factors[row_of[n], gate]."""
+    depth = len(out)
+    for i, g in enumerate(gates):
+        with np.errstate(all="ignore"):
+            dropped = a[index, :depth] * factors[row_of, g, :depth]
+        _gate_gradient(out, (g,), dropped, np.arange(len(index)), ws, group + i)
+
+
+def _x_gradient_by_gate(cell, ws, wt, factors, row_of, F):
+    """(N,F): sum over gates of (ws[:, n, gate] · W^T) factors[row_of[n], gate]."""
+    P, rows, _, L = ws.shape
+    jump, step, _, _ = ws.strides
+    N = rows - 1
+    dx, part = np.zeros((N, F), ws.dtype), np.empty((N, F), ws.dtype)
+    for i, g in enumerate(cell.w_gates):
+        product(ws.dtype, ws.reshape(-1)[i * L :], step, P, L, jump, wt[i], F, part, None, N)
+        dx += part * factors[row_of, g, :F]
+    return dx
+
+
+def _bias_gradient(cell, ws, H):
+    panels, rows, groups, _ = ws.shape
+    jump, step, vector, _ = ws.strides
+    sums = column_sums(ws, step, jump, vector, panels, groups, rows - 1)  # [panel][group][lane]
     sums = sums.transpose(1, 0, 2).reshape(cell.groups, -1)[:, :H]
     if cell.recurrent_bias:  # groups: g, z, r, h-part
         return np.stack([np.concatenate([sums[1], sums[2], sums[0]]), np.concatenate([sums[1], sums[2], sums[3]])])

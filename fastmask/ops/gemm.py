@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_shape
-from fastmask.ops._recurrent import column_sums, lanes, pack_columns, product, weight_gradient
+from fastmask.ops._packing import lanes, pack_columns
+from fastmask.ops._recurrent import column_sums, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ragged import Ragged
 

@@ -1,7 +1,7 @@
 """GRU over T steps under a mask (Cho et al. 2014; equal to keras.layers.GRU, Keras 3.15, both forms)."""
 
 from fastmask.ops import _recurrent
-from fastmask.ops._recurrent import GRU, GRU_RESET_BEFORE
+from fastmask.ops._packing import GRU, GRU_RESET_BEFORE, pack
 
 
 def _cell(reset_after):
@@ -106,6 +106,8 @@ def gru_forward(
     return_sequences=True,
     restore_order=False,
     packed=None,
+    input_factors=None,
+    recurrent_factors=None,
 ):
     """Forward of gru for training: the same bits as gru, and the tape for gru_backward.
 
@@ -114,6 +116,11 @@ def gru_forward(
     x, kernel, recurrent_kernel, bias, mask, initial_state, activation, recurrent_activation
     reset_after, go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
         As gru's.
+    input_factors : (B,3,F), a factor for each gate, or (B,F) for all alike; or None
+        Dropout: what multiplies x, at every step of a row.
+    recurrent_factors : (B,3,H) or (B,H); or None
+        Recurrent dropout: what multiplies h, at every step of a row, where it meets the recurrent kernel; without
+        reset_after the candidate meets (r h) times its factors. The h of z h is whole.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def gru_forward(
         activation=activation, recurrent_activation=recurrent_activation, go_backwards=go_backwards,
         zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order,
         packed=packed, training=True,
+        input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
 
@@ -167,4 +175,4 @@ def gru_backward(tape, d_outputs, d_states=None, *, need_x=True):
 
 def gru_pack(kernel, recurrent_kernel, bias=None, *, reset_after=True):
     """Weights in the order of the kernels, for `packed=`: they must not change while the pack is in use."""
-    return _recurrent.pack(_cell(reset_after), kernel, recurrent_kernel, bias)
+    return pack(_cell(reset_after), kernel, recurrent_kernel, bias)

@@ -1,7 +1,7 @@
 """LSTM over T steps under a mask (Hochreiter & Schmidhuber 1997; equal to keras.layers.LSTM, Keras 3.15)."""
 
 from fastmask.ops import _recurrent
-from fastmask.ops._recurrent import LSTM
+from fastmask.ops._packing import LSTM, pack
 
 
 def lstm(
@@ -95,6 +95,8 @@ def lstm_forward(
     return_sequences=True,
     restore_order=False,
     packed=None,
+    input_factors=None,
+    recurrent_factors=None,
 ):
     """Forward of lstm for training: the same bits as lstm, and the tape for lstm_backward.
 
@@ -103,6 +105,10 @@ def lstm_forward(
     x, kernel, recurrent_kernel, bias, mask, initial_state, activation, recurrent_activation
     go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
         As lstm's.
+    input_factors : (B,4,F), a factor for each gate, or (B,F) for all alike; or None
+        Dropout: what multiplies x, at every step of a row.
+    recurrent_factors : (B,4,H) or (B,H); or None
+        Recurrent dropout: what multiplies h, at every step of a row, where it meets the recurrent kernel.
 
     Returns
     -------
@@ -119,6 +125,7 @@ def lstm_forward(
         LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
         return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
+        input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
 
@@ -155,4 +162,4 @@ def lstm_backward(tape, d_outputs, d_states=None, *, need_x=True):
 
 def lstm_pack(kernel, recurrent_kernel, bias=None):
     """Weights in the order of the kernels, for `packed=`: they must not change while the pack is in use."""
-    return _recurrent.pack(LSTM, kernel, recurrent_kernel, bias)
+    return pack(LSTM, kernel, recurrent_kernel, bias)

@@ -1,7 +1,7 @@
 """SimpleRNN over T steps under a mask (Elman 1990; equal to keras.layers.SimpleRNN, Keras 3.15)."""
 
 from fastmask.ops import _recurrent
-from fastmask.ops._recurrent import SIMPLE_RNN
+from fastmask.ops._packing import SIMPLE_RNN, pack
 
 
 def simple_rnn(
@@ -86,6 +86,8 @@ def simple_rnn_forward(
     return_sequences=True,
     restore_order=False,
     packed=None,
+    input_factors=None,
+    recurrent_factors=None,
 ):
     """Forward of simple_rnn for training: the same bits as simple_rnn, and the tape for simple_rnn_backward.
 
@@ -94,6 +96,10 @@ def simple_rnn_forward(
     x, kernel, recurrent_kernel, bias, mask, initial_state, activation
     go_backwards, zero_output_for_mask, return_sequences, restore_order, packed
         As simple_rnn's.
+    input_factors : (B,F) or (B,1,F); or None
+        Dropout: what multiplies x, at every step of a row.
+    recurrent_factors : (B,H) or (B,1,H); or None
+        Recurrent dropout: what multiplies h, at every step of a row, where it meets the recurrent kernel.
 
     Returns
     -------
@@ -110,6 +116,7 @@ def simple_rnn_forward(
         SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation="sigmoid", go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
         return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
+        input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
 
@@ -146,4 +153,4 @@ def simple_rnn_backward(tape, d_outputs, d_states=None, *, need_x=True):
 
 def simple_rnn_pack(kernel, recurrent_kernel, bias=None):
     """Weights in the order of the kernels, for `packed=`: they must not change while the pack is in use."""
-    return _recurrent.pack(SIMPLE_RNN, kernel, recurrent_kernel, bias)
+    return pack(SIMPLE_RNN, kernel, recurrent_kernel, bias)

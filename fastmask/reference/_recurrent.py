@@ -41,12 +41,13 @@ class Problem(NamedTuple):
     mask: np.ndarray  # (B,T) bool
     states: tuple  # initial states, each (B,H)
     state_shapes: tuple  # as given, None where not given
+    factors: tuple  # of x (B,G,F) and of h (B,G,H), None where not given
 
 
-def prepare(x, kernel, recurrent_kernel, bias, bias_shape, gates, mask, initial_state, states, options):
+def prepare(x, kernel, recurrent_kernel, bias, bias_shape, gates, mask, initial_state, states, factors, options):
     """Check everything, then put x and mask into processing order.
 
-    bias_shape : function of H.  gates : G.  states : number of states a cell has.
+    bias_shape : function of H.  gates : G.  states : number of states a cell has.  factors : of x and of h.
     Whatever stands in x at masked steps (NaN, inf, garbage) is replaced by zero here and never seen again.
     """
     x = np.asarray(x)
@@ -70,7 +71,16 @@ def prepare(x, kernel, recurrent_kernel, bias, bias_shape, gates, mask, initial_
 
     x = np.where(mask[:, :, None], x, 0)
     x, mask = in_order(x, options.go_backwards), in_order(mask, options.go_backwards)
-    return Problem(x, mask, full, tuple(None if s is None else np.shape(s) for s in given))
+    return Problem(
+        x,
+        mask,
+        full,
+        tuple(None if s is None else np.shape(s) for s in given),
+        (
+            as_factors("input_factors", factors[0], (B, gates, F), x.dtype),
+            as_factors("recurrent_factors", factors[1], (B, gates, H), x.dtype),
+        ),
+    )
 
 
 def check(name, array, shape, dtype):
@@ -92,6 +102,52 @@ def as_states(name, states, n):
         received = f"{len(states)}" if isinstance(states, (tuple, list)) else type(states).__name__
         raise ValueError(f"{name}: expected {n} array(s) in a tuple or list, received {received}")
     return tuple(states)
+
+
+def as_factors(name, factors, shape, dtype):
+    """Dropout factors (B,G,K), or None; (B,K) is one for all gates."""
+    if factors is None:
+        return None
+    factors = np.asarray(factors)
+    if factors.ndim == 2:
+        factors = np.repeat(factors[:, None], shape[1], axis=1)
+    check(name, factors, shape, dtype)
+    return factors
+
+
+# ---- products, in which dropout shows every gate inputs of its own ---------------------------------------------------
+# Factors (B,G,K) belong to a (B,K) or (B,T,K), the same at all steps; None stands for ones. Weights (K,G*H).
+
+
+def product(a, weights, factors):
+    """a · weights, the block of gate g seeing a times factors[:, g]."""
+    if factors is None:
+        return a @ weights
+    blocks = np.split(weights, factors.shape[1], axis=1)
+    return np.concatenate([drop(a, factors, g) @ block for g, block in enumerate(blocks)], axis=-1)
+
+
+def product_backward(d, weights, factors):
+    """Gradient of a, from that of product(a, weights, factors)."""
+    if factors is None:
+        return d @ weights.T
+    G = factors.shape[1]
+    parts = zip(np.split(d, G, axis=-1), np.split(weights, G, axis=1), strict=True)
+    return sum(drop(d_gate @ block.T, factors, g) for g, (d_gate, block) in enumerate(parts))
+
+
+def product_weight_gradient(d, a, factors):
+    """Gradient of the weights, summed over all steps."""
+    if factors is None:
+        return rows(a).T @ rows(d)
+    parts = np.split(d, factors.shape[1], axis=-1)
+    blocks = [rows(drop(a, factors, g)).T @ rows(d_gate) for g, d_gate in enumerate(parts)]
+    return np.concatenate(blocks, axis=1)
+
+
+def drop(a, factors, g):
+    """a (B,K) or (B,T,K) as gate g sees it."""
+    return a * (factors[:, g] if a.ndim == 2 else factors[:, g, None])
 
 
 def in_order(sequence, reverse):

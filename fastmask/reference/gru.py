@@ -11,6 +11,9 @@ first form, (3H,) in the second.
 
 A masked step changes nothing: the state is carried over and the output of the step before is repeated (zeros before the
 first valid step, whatever the initial state), or is zero with zero_output_for_mask.
+
+Dropout multiplies x, and recurrent dropout h, in the products with W and U only, by factors that are the same at all
+steps and may differ from gate to gate.
 """
 
 from typing import NamedTuple
@@ -25,6 +28,9 @@ from fastmask.reference._recurrent import (
     initial_state_gradients,
     lay_out,
     prepare,
+    product,
+    product_backward,
+    product_weight_gradient,
     rows,
     start_backward,
 )
@@ -47,6 +53,7 @@ class GRUTape(NamedTuple):
     a: np.ndarray  # (B,T,3H), pre-activations
     hU_h: np.ndarray  # (B,T,H), h U_h + c_h where reset_after, else zeros
     state_shapes: tuple
+    factors: tuple  # of x (B,3,F) and h (B,3,H), or None
     options: Options
 
 
@@ -70,6 +77,8 @@ def gru_forward(
     zero_output_for_mask=False,
     return_sequences=True,
     restore_order=False,
+    input_factors=None,
+    recurrent_factors=None,
 ):
     """GRU over T steps: the module's equations, and the tape for gru_backward.
 
@@ -86,6 +95,9 @@ def gru_forward(
     zero_output_for_mask : masked steps of a sequence are zero instead of held
     return_sequences : all outputs (B,T,H), else the last valid one (B,H), zeros in a row without any
     restore_order : with go_backwards, outputs stand where their inputs stand
+    input_factors : (B,F), or (B,3,F) one for each gate: what dropout multiplies x by, at every step of a row
+    recurrent_factors : (B,3,H): what recurrent dropout multiplies h by where it meets the recurrent kernel
+        (without reset_after, the candidate sees (r h) times its factors); the h of z h is whole
 
     Returns
     -------
@@ -103,7 +115,7 @@ def gru_forward(
     array([[-6., -6.]])
     """
     options = Options(go_backwards, zero_output_for_mask, return_sequences, restore_order)
-    x, mask, (h,), state_shapes = prepare(
+    x, mask, (h,), state_shapes, factors = prepare(
         x,
         kernel,
         recurrent_kernel,
@@ -113,8 +125,10 @@ def gru_forward(
         mask,
         initial_state,
         1,
+        (input_factors, recurrent_factors),
         options,
     )
+    x_factors, zr_factors, h_factors = factors[0], *split_gates(factors[1])
     W, U = np.asarray(kernel), np.asarray(recurrent_kernel)
     act, ract = function(activation), function(recurrent_activation)
     B, T, _ = x.shape
@@ -128,7 +142,7 @@ def gru_forward(
     U_zr, U_h = U[:, : 2 * H], U[:, 2 * H :]
     c_zr, c_h = c[: 2 * H], c[2 * H :]
 
-    xW = x @ W + b  # all steps at once
+    xW = product(x, W, x_factors) + b  # all steps at once
     ws_h, ws_hU_h, outputs = (np.zeros((B, T, H), x.dtype) for _ in range(3))
     ws_a = np.zeros((B, T, 3 * H), x.dtype)
     out = np.zeros((B, H), x.dtype)
@@ -136,15 +150,15 @@ def gru_forward(
     for t in range(T):
         m = mask[:, t, None]
 
-        a_zr = xW[:, t, : 2 * H] + (h @ U_zr + c_zr)
+        a_zr = xW[:, t, : 2 * H] + (product(h, U_zr, zr_factors) + c_zr)
         a_z, a_r = np.split(a_zr, 2, axis=1)
         z, r = ract(a_z), ract(a_r)
         if reset_after:
-            hU_h = h @ U_h + c_h
+            hU_h = product(h, U_h, h_factors) + c_h
             a_h = xW[:, t, 2 * H :] + r * hU_h
             ws_hU_h[:, t] = hU_h
         else:
-            a_h = xW[:, t, 2 * H :] + (r * h) @ U_h
+            a_h = xW[:, t, 2 * H :] + product(r * h, U_h, h_factors)
         g = act(a_h)
         h_new = z * h + (1 - z) * g
 
@@ -166,6 +180,7 @@ def gru_forward(
         ws_a,
         ws_hU_h,
         state_shapes,
+        factors,
         options,
     )
     return Result(lay_out(outputs, out, options), (h,)), tape
@@ -202,8 +217,10 @@ def gru_backward(tape, d_outputs, d_states=None):
         ws_a,
         ws_hU_h,
         state_shapes,
+        factors,
         options,
     ) = tape
+    x_factors, zr_factors, h_factors = factors[0], *split_gates(factors[1])
     act, ract = function(activation), function(recurrent_activation)
     B, T, H = ws_h.shape
     U_zr, U_h = U[:, : 2 * H], U[:, 2 * H :]
@@ -225,9 +242,9 @@ def gru_backward(tape, d_outputs, d_states=None):
         if reset_after:
             dr = da_h * ws_hU_h[:, t]  # a_h = xW_h + r (h U_h + c_h)
             d_hU_h[:, t] = np.where(m, da_h * r, 0)
-            dh_candidate = (da_h * r) @ U_h.T
+            dh_candidate = product_backward(da_h * r, U_h, h_factors)
         else:
-            d_rh = da_h @ U_h.T  # a_h = xW_h + (r h) U_h
+            d_rh = product_backward(da_h, U_h, h_factors)  # a_h = xW_h + (r h) U_h
             dr = d_rh * h
             dh_candidate = d_rh * r
             ws_rh[:, t] = np.where(m, r * h, 0)
@@ -236,22 +253,27 @@ def gru_backward(tape, d_outputs, d_states=None):
         da_zr = np.concatenate([da_z, da_r], axis=1)
         da[:, t] = np.where(m, np.concatenate([da_zr, da_h], axis=1), 0)
 
-        dh = np.where(m, dh_new * z + da_zr @ U_zr.T + dh_candidate, dh)
+        dh = np.where(m, dh_new * z + product_backward(da_zr, U_zr, zr_factors) + dh_candidate, dh)
         d_last = np.where(m, 0, d_last)
 
     h_used = np.where(mask[:, :, None], ws_h, 0)
     da_zr, da_h = da[:, :, : 2 * H], da[:, :, 2 * H :]
-    dU_zr = rows(h_used).T @ rows(da_zr)
+    dU_zr = product_weight_gradient(da_zr, h_used, zr_factors)
     if reset_after:
-        dU_h = rows(h_used).T @ rows(d_hU_h)
+        dU_h = product_weight_gradient(d_hU_h, h_used, h_factors)
         db = np.stack([rows(da).sum(axis=0), np.append(rows(da_zr).sum(axis=0), rows(d_hU_h).sum(axis=0))])
     else:
-        dU_h = rows(ws_rh).T @ rows(da_h)
+        dU_h = product_weight_gradient(da_h, ws_rh, h_factors)
         db = rows(da).sum(axis=0)
     return Gradients(
-        x=in_order(da @ W.T, options.go_backwards),
-        kernel=rows(x).T @ rows(da),
+        x=in_order(product_backward(da, W, x_factors), options.go_backwards),
+        kernel=product_weight_gradient(da, x, x_factors),
         recurrent_kernel=np.concatenate([dU_zr, dU_h], axis=1),
         bias=db if has_bias else None,
         initial_state=initial_state_gradients((dh,), state_shapes),
     )
+
+
+def split_gates(factors):
+    """Factors of h (B,3,H) as those that z and r see, and those of the candidate; None for None."""
+    return (None, None) if factors is None else (factors[:, :2], factors[:, 2:])

@@ -7,6 +7,9 @@
 
 A masked step changes nothing: the states are carried over and the output of the step before is repeated (zeros before
 the first valid step, whatever the initial state), or is zero with zero_output_for_mask.
+
+Dropout multiplies x, and recurrent dropout h, in the products with W and U only, by factors that are the same at all
+steps and may differ from gate to gate.
 """
 
 from typing import NamedTuple
@@ -21,6 +24,9 @@ from fastmask.reference._recurrent import (
     initial_state_gradients,
     lay_out,
     prepare,
+    product,
+    product_backward,
+    product_weight_gradient,
     rows,
     start_backward,
 )
@@ -42,6 +48,7 @@ class LSTMTape(NamedTuple):
     c: np.ndarray  # (B,T,H)
     a: np.ndarray  # (B,T,4H), pre-activations
     state_shapes: tuple
+    factors: tuple  # of x (B,4,F) and h (B,4,H), or None
     options: Options
 
 
@@ -64,6 +71,8 @@ def lstm_forward(
     zero_output_for_mask=False,
     return_sequences=True,
     restore_order=False,
+    input_factors=None,
+    recurrent_factors=None,
 ):
     """LSTM over T steps: the module's equations, and the tape for lstm_backward.
 
@@ -78,6 +87,8 @@ def lstm_forward(
     zero_output_for_mask : masked steps of a sequence are zero instead of held
     return_sequences : all outputs (B,T,H), else the last valid one (B,H), zeros in a row without any
     restore_order : with go_backwards, outputs stand where their inputs stand
+    input_factors : (B,F), or (B,4,F) one for each gate: what dropout multiplies x by, at every step of a row
+    recurrent_factors : (B,4,H): what recurrent dropout multiplies h by where it meets the recurrent kernel
 
     Returns
     -------
@@ -95,15 +106,19 @@ def lstm_forward(
     array([[1., 1.]])
     """
     options = Options(go_backwards, zero_output_for_mask, return_sequences, restore_order)
-    x, mask, (h, c), state_shapes = prepare(
-        x, kernel, recurrent_kernel, bias, lambda H: (4 * H,), 4, mask, initial_state, 2, options
+    factors = input_factors, recurrent_factors
+    x, mask, (h, c), state_shapes, factors = prepare(
+        x, kernel, recurrent_kernel, bias, lambda H: (4 * H,), 4, mask, initial_state, 2, factors, options
     )
+    x_factors, h_factors = factors
     W, U = np.asarray(kernel), np.asarray(recurrent_kernel)
     act, ract = function(activation), function(recurrent_activation)
     B, T, _ = x.shape
     H = U.shape[0]
 
-    xW = x @ W if bias is None else x @ W + bias  # all steps at once
+    xW = product(x, W, x_factors)  # all steps at once
+    if bias is not None:
+        xW = xW + bias
     ws_h, ws_c, outputs = (np.zeros((B, T, H), x.dtype) for _ in range(3))
     ws_a = np.zeros((B, T, 4 * H), x.dtype)
     out = np.zeros((B, H), x.dtype)
@@ -111,7 +126,7 @@ def lstm_forward(
     for t in range(T):
         m = mask[:, t, None]
 
-        a = xW[:, t] + h @ U
+        a = xW[:, t] + product(h, U, h_factors)
         a_i, a_f, a_c, a_o = np.split(a, 4, axis=1)
         i, f, g, o = ract(a_i), ract(a_f), act(a_c), ract(a_o)
         c_new = f * c + i * g
@@ -123,7 +138,19 @@ def lstm_forward(
         outputs[:, t] = np.where(m, out, 0) if zero_output_for_mask else out
 
     tape = LSTMTape(
-        x, mask, W, U, bias is not None, activation, recurrent_activation, ws_h, ws_c, ws_a, state_shapes, options
+        x,
+        mask,
+        W,
+        U,
+        bias is not None,
+        activation,
+        recurrent_activation,
+        ws_h,
+        ws_c,
+        ws_a,
+        state_shapes,
+        factors,
+        options,
     )
     return Result(lay_out(outputs, out, options), (h, c)), tape
 
@@ -146,7 +173,8 @@ def lstm_backward(tape, d_outputs, d_states=None):
     In the forward pass a masked step repeated the last valid output, so now its gradient goes to that step; before the
     first valid step outputs were the constant 0, so what arrives there is dropped.
     """
-    x, mask, W, U, has_bias, activation, recurrent_activation, ws_h, ws_c, ws_a, state_shapes, options = tape
+    x, mask, W, U, has_bias, activation, recurrent_activation, ws_h, ws_c, ws_a, state_shapes, factors, options = tape
+    x_factors, h_factors = factors
     act, ract = function(activation), function(recurrent_activation)
     B, T, H = ws_h.shape
     d_sequence, d_last, (dh, dc) = start_backward(d_outputs, d_states, mask, H, x.dtype, 2, options)
@@ -177,15 +205,15 @@ def lstm_backward(tape, d_outputs, d_states=None):
         )
         da[:, t] = np.where(m, da_t, 0)
 
-        dh = np.where(m, da_t @ U.T, dh)  # a = xW + h U + b
+        dh = np.where(m, product_backward(da_t, U, h_factors), dh)  # a = xW + h U + b
         dc = np.where(m, dc_new * f, dc)
         d_last = np.where(m, 0, d_last)
 
     h_used = np.where(mask[:, :, None], ws_h, 0)
     return Gradients(
-        x=in_order(da @ W.T, options.go_backwards),
-        kernel=rows(x).T @ rows(da),
-        recurrent_kernel=rows(h_used).T @ rows(da),
+        x=in_order(product_backward(da, W, x_factors), options.go_backwards),
+        kernel=product_weight_gradient(da, x, x_factors),
+        recurrent_kernel=product_weight_gradient(da, h_used, h_factors),
         bias=rows(da).sum(axis=0) if has_bias else None,
         initial_state=initial_state_gradients((dh, dc), state_shapes),
     )
