@@ -332,8 +332,6 @@ BAD = {
     "regularizer": (lambda: Dense(2, kernel_regularizer="l3"), ValueError, "regularizer: expected one of l1, l2"),
     "activity": (lambda: Dense(2, activity_regularizer="l2"), ValueError, "activity_regularizer: not supported"),
     "constraint": (lambda: Dense(2, bias_constraint="norm"), ValueError, "constraint: expected one of max_norm"),
-    "recurrent_dropout": (lambda: GRU(2, recurrent_dropout=0.1), ValueError, "recurrent_dropout: not supported"),
-    "stateful": (lambda: GRU(2, stateful=True), ValueError, "stateful: not supported"),
     "dropout": (lambda: GRU(2, dropout=1.5), ValueError, "dropout: expected a number from 0 to 1"),
     "rate": (lambda: Dropout(-0.1), ValueError, "rate: expected"),
     "seed": (lambda: Dropout(0.1, seed="x"), ValueError, "seed: expected an int"),

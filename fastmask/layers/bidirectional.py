@@ -23,7 +23,7 @@ class Bidirectional(Layer):
         How outputs are merged, forward first; None returns both: (forward, backward).
     backward_layer : recurrent layer, optional
         Used as it is; by default a copy of `layer` that goes backwards. Must have go_backwards=True, and the
-        return_sequences and return_state of `layer`.
+        return_sequences, return_state and stateful of `layer`.
     name : str, optional
 
     Notes
@@ -34,7 +34,8 @@ class Bidirectional(Layer):
     forward one of the last valid step and the backward one of the first.
 
     With return_state: outputs, all forward states, all backward states. initial_state= is a list in that order.
-    Weights: the forward layer's, then the backward layer's.
+    Weights: the forward layer's, then the backward layer's. With a seed both directions drop the same (as Keras); if
+    stateful, each goes on from its own states, the backward direction too.
     """
 
     supports_masking = True
@@ -55,6 +56,7 @@ class Bidirectional(Layer):
         super().__init__(name=name, **kwargs)
         self.merge_mode = merge_mode
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
+        self.stateful = layer.stateful
         config = layer.get_config()
         self.forward_layer = _copy(layer, config, "forward_")
         self._own_backward_layer = backward_layer is None
@@ -67,6 +69,7 @@ class Bidirectional(Layer):
             ("go_backwards", True),
             ("return_sequences", self.return_sequences),
             ("return_state", self.return_state),
+            ("stateful", self.stateful),
             ("dtype", self.forward_layer.dtype),
         ):
             received = getattr(backward_layer, attribute)
@@ -86,6 +89,13 @@ class Bidirectional(Layer):
     def build(self, input_shape):
         for direction in self._directions:
             direction.build(input_shape)
+
+    def reset_state(self):
+        """Let both directions go on from zeros."""
+        for direction in self._directions:
+            direction.reset_state()
+
+    reset_states = reset_state  # Keras 2's name
 
     # ---- forward ----------------------------------------------------------------------------------------------------
     def call(self, inputs, mask=None, training=False, initial_state=None):
@@ -170,6 +180,9 @@ class Bidirectional(Layer):
         if self.merge_mode == "ave":
             grad = grad * grad.dtype.type(0.5)
         return grad, grad
+
+    def keyword_gradients(self):
+        return {"initial_state": self.initial_state_gradients}
 
     @property
     def initial_state_gradients(self):

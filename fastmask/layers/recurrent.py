@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastmask import activations, initializers
+from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
 from fastmask.layers.core import check_rate, check_units, dropout_factors
 from fastmask.layers.masked import plain
@@ -13,7 +13,37 @@ from fastmask.ops import simple_rnn as simple_rnn_ops
 from fastmask.ragged import Ragged
 
 
-class RecurrentLayer(Layer):
+class Stateful:
+    """What stateful=True adds to a recurrent layer: a call goes on where the one before ended, row by row.
+
+    So the number of rows is fixed, by the shape the layer is built with or else by the first call. The states belong to
+    the layer, whichever thread calls it, and are not among its weights.
+    """
+
+    stateful = False
+    _batch_size = None  # B, once fixed
+    _carried = None  # the states after the call before; None is zeros
+
+    def reset_state(self):
+        """Go on from zeros."""
+        self._carried = None
+
+    reset_states = reset_state  # Keras 2's name
+
+    def _carry_on(self, B):
+        """The states to start a call of B rows from."""
+        if self._batch_size not in (None, B):
+            raise ValueError(
+                f"{self.name}: inputs: expected {self._batch_size} rows, as a stateful layer keeps its batch size, "
+                f"received {B}"
+            )
+        return self._carried
+
+    def _leave(self, B, states):
+        self._batch_size, self._carried = B, states
+
+
+class RecurrentLayer(Stateful, Layer):
     """What the recurrent layers share. (B,T,F) -> (B,T,H) with return_sequences, else (B,H); Ragged -> Ragged or (B,H).
 
     A subclass names the number of its gates and states, its three ops and their options.
@@ -27,7 +57,7 @@ class RecurrentLayer(Layer):
     _packed = None, None  # versions of the weights, and the packed copy of them
     gates = states = 0
     _features = None  # F, once built
-    _drops_at_rate_1 = False  # Keras: dropout=1 does nothing in GRU and LSTM
+    _drops_at_rate_1 = False  # Keras: a rate of 1 does nothing in GRU and LSTM
 
     def __init__(
         self,
@@ -36,6 +66,13 @@ class RecurrentLayer(Layer):
         kernel_initializer="glorot_uniform",
         recurrent_initializer="orthogonal",
         bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
         dropout=0.0,
         recurrent_dropout=0.0,
         seed=None,
@@ -43,27 +80,39 @@ class RecurrentLayer(Layer):
         return_state=False,
         go_backwards=False,
         stateful=False,
+        unroll=False,
         zero_output_for_mask=False,
+        use_cudnn="auto",
+        implementation=2,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if check_rate(recurrent_dropout, "recurrent_dropout"):
-            raise ValueError(f"recurrent_dropout: not supported yet, expected 0, received {recurrent_dropout!r}")
-        if stateful:
-            raise ValueError("stateful: not supported yet, expected False, received True")
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        if use_cudnn not in ("auto", True, False):
+            raise ValueError(f"use_cudnn: expected 'auto', True or False, received {use_cudnn!r}")
+        if implementation not in (1, 2):
+            raise ValueError(f"implementation: expected 1 or 2, received {implementation!r}")
         self.units = check_units(units)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.recurrent_initializer = initializers.get(recurrent_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.recurrent_regularizer = regularizers.get(recurrent_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.recurrent_constraint = constraints.get(recurrent_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
         self.dropout = check_rate(dropout, "dropout")
+        self.recurrent_dropout = check_rate(recurrent_dropout, "recurrent_dropout")
         self.seed = initializers.check_seed(seed)
         self.return_sequences = bool(return_sequences)
         self.return_state = bool(return_state)
         self.go_backwards = bool(go_backwards)
+        self.stateful = bool(stateful)
+        self.unroll = bool(unroll)
         self.zero_output_for_mask = bool(zero_output_for_mask)
         self.kernel = self.recurrent_kernel = self.bias = None
-        self._generator = initializers.new_generator(seed) if self.dropout else None
+        self._generator = initializers.new_generator(seed) if self.dropout or self.recurrent_dropout else None
         self._cell_options = {}  # what the op is told about the cell
 
     # ---- weights ----------------------------------------------------------------------------------------------------
@@ -72,12 +121,29 @@ class RecurrentLayer(Layer):
             raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
         F, H = int(input_shape[-1]), self.units
         self._features = F
-        self.kernel = self.add_weight((F, self.gates * H), self.kernel_initializer, name="kernel")
+        self._batch_size = input_shape[0] if self.stateful else None
+        self.kernel = self.add_weight(
+            (F, self.gates * H),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            name="kernel",
+        )
         self.recurrent_kernel = self.add_weight(
-            (H, self.gates * H), self.recurrent_initializer, name="recurrent_kernel"
+            (H, self.gates * H),
+            self.recurrent_initializer,
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+            name="recurrent_kernel",
         )
         if self.use_bias:
-            self.bias = self.add_weight(self._bias_shape(), self._initial_bias, name="bias")
+            self.bias = self.add_weight(
+                self._bias_shape(),
+                self._initial_bias,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
+            )
 
     def _bias_shape(self):
         return (self.gates * self.units,)
@@ -105,8 +171,12 @@ class RecurrentLayer(Layer):
         shape = inputs.shape
         if len(shape) != 3 or shape[2] != self._features:
             self.check_input_shape(shape)
-        if initial_state is not None:
+        is_given = initial_state is not None
+        if is_given:
             initial_state = self._as_states(initial_state)
+        if self.stateful:
+            carried = self._carry_on(shape[0])
+            initial_state = initial_state if is_given else carried
         kernel, recurrent_kernel, bias, packed = self._arrays()
         options = self._cell_options
         if not training:
@@ -125,9 +195,9 @@ class RecurrentLayer(Layer):
                 **options,
             )
         else:
-            factors = self._dropout_factors(inputs)
+            input_factors, recurrent_factors = self._dropout_factors(inputs)
             result, tape = self._forward(
-                times_rows(inputs, factors),
+                inputs,
                 kernel,
                 recurrent_kernel,
                 bias,
@@ -138,16 +208,28 @@ class RecurrentLayer(Layer):
                 return_sequences=self.return_sequences,
                 restore_order=restore_order,
                 packed=packed,
+                input_factors=input_factors,
+                recurrent_factors=recurrent_factors,
                 **options,
             )
-            self.saved = tape, factors
+            self.saved = tape, is_given
+        if self.stateful:
+            self._leave(shape[0], tuple(s.copy() for s in result.states))
         return (result.outputs, *result.states) if self.return_state else result.outputs
 
     def _dropout_factors(self, inputs):
-        """One choice for each row, the same at all its steps: (B,F), or None."""
-        if not self.dropout or (self.dropout == 1 and not self._drops_at_rate_1):
-            return None
-        return dropout_factors(self._generator, self.dropout, (len(inputs), inputs.shape[-1]), self._dtype)
+        """What multiplies x and what multiplies h in this training call, as the ops take it; None without dropout.
+
+        One choice for each row, the same at all its steps; with recurrent dropout, for each gate (as Keras).
+        """
+        gates = (self.gates,) if self.recurrent_dropout else ()
+
+        def draw(rate, size):
+            if not rate or (rate == 1 and not self._drops_at_rate_1):
+                return None
+            return dropout_factors(self._generator, rate, (len(inputs), *gates, size), self._dtype)
+
+        return draw(self.dropout, self._features), draw(self.recurrent_dropout, self.units)
 
     def _as_states(self, initial_state):
         """One array, or a list of them, as the tuple of arrays that the ops take."""
@@ -166,7 +248,7 @@ class RecurrentLayer(Layer):
     def backward(self, grad):
         """grad: as the outputs; with return_state (d_outputs, *d_states), None where nothing arrives."""
         call = self._current_call()
-        tape, factors = call.saved
+        tape, is_given = call.saved
         d_outputs, d_states = grad, None
         if self.return_state and grad is not None:
             if not isinstance(grad, (list, tuple)) or len(grad) != 1 + self.states:
@@ -179,8 +261,12 @@ class RecurrentLayer(Layer):
         self.add_gradient(self.recurrent_kernel, g.recurrent_kernel)
         if self.bias is not None:
             self.add_gradient(self.bias, g.bias)
-        self._latest.initial_state_gradients = g.initial_state
-        return times_rows(g.x, factors)
+        # states carried from the call before are constants
+        self._latest.initial_state_gradients = g.initial_state if is_given else (None,) * self.states
+        return g.x
+
+    def keyword_gradients(self):
+        return {"initial_state": self.initial_state_gradients}
 
     @property
     def initial_state_gradients(self):
@@ -219,27 +305,25 @@ class RecurrentLayer(Layer):
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "recurrent_initializer": initializers.serialize(self.recurrent_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "recurrent_regularizer": regularizers.serialize(self.recurrent_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "recurrent_constraint": constraints.serialize(self.recurrent_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
             "dropout": self.dropout,
-            "recurrent_dropout": 0.0,
+            "recurrent_dropout": self.recurrent_dropout,
             "seed": self.seed,
             "return_sequences": self.return_sequences,
             "return_state": self.return_state,
             "go_backwards": self.go_backwards,
-            "stateful": False,
+            "stateful": self.stateful,
+            "unroll": self.unroll,
             "zero_output_for_mask": self.zero_output_for_mask,
         }
 
     def _cell_config(self):
         return dict(self._cell_options)
-
-
-def times_rows(x, factors):
-    """x (B,T,F) or Ragged times factors (B,F), the same at every step of a row."""
-    if factors is None or x is None:
-        return x
-    if isinstance(x, Ragged):
-        return x.with_values(x.values * np.repeat(factors, x.lengths, axis=0))
-    return x * factors[:, None, :]
 
 
 def reverse_steps(mask, inputs):
@@ -263,12 +347,18 @@ class SimpleRNN(RecurrentLayer):
         An elementwise name of `fastmask.activations`; None is linear.
     use_bias : bool
     kernel_initializer, recurrent_initializer, bias_initializer : as `initializers.get` takes
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : as `regularizers.get` takes, optional
+    activity_regularizer : None
+        Not supported.
+    kernel_constraint, recurrent_constraint, bias_constraint : as `constraints.get` takes, optional
     dropout : float
         In training, share of the input features dropped: one choice a row, the same at all steps.
-    recurrent_dropout, stateful
-        Not supported yet.
+    recurrent_dropout : float
+        In training, share of h dropped where it meets U: one choice a row and gate, the same at all steps. Then
+        `dropout` makes a choice for each gate, too. A rate of 1 drops everything here and does nothing in GRU and LSTM,
+        as in Keras.
     seed : int, optional
-        For dropout.
+        For dropout: a new layer of the same seed makes the same choices.
     return_sequences : bool
         All outputs (B,T,H), not the last one (B,H).
     return_state : bool
@@ -276,6 +366,12 @@ class SimpleRNN(RecurrentLayer):
     go_backwards : bool
         Process the steps from last to first. Outputs stand in that order, and so does the outgoing mask (Keras hands it
         on unreversed).
+    stateful : bool
+        A call starts from the states in which the call before left the rows, until `reset_state()`. Every batch then
+        has as many rows as the shape the layer was built with says, or else as the first one. An initial_state comes
+        first; no gradient reaches the call before.
+    unroll, use_cudnn, implementation
+        Accepted, and without effect on any number.
     zero_output_for_mask : bool
         With return_sequences, outputs at masked steps are 0; otherwise they repeat the output before, and are 0 before
         the first valid step, whatever the initial state. Without return_sequences it changes nothing, as Keras

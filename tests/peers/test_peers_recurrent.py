@@ -8,7 +8,7 @@ import pytest
 
 from cases import CELLS as OPS
 from cases import DTYPES, MASKS, Problem, mask_named
-from fastmask import masks
+from fastmask import layers, masks
 from fastmask.ragged import Ragged
 from helpers import assert_close, mask_cases
 
@@ -130,6 +130,113 @@ def test_keras_loses_the_mask_and_fastmask_does_not():
     ours, unmasked = (problem.infer(x=x, mask=m, initial_state=problem.states).outputs for m in (mask, None))
     assert_agree({"outputs": unmasked}, {"outputs": theirs}, np.float64)
     assert np.abs(ours - theirs).max() > 0.1
+
+
+# ---- Keras' dropout and states, in layers ----------------------------------------------------------------------------
+RATES = [(0.4, 0.0), (0.0, 0.4), (0.3, 0.4), (1.0, 0.4), (0.3, 1.0)]  # dropout, recurrent_dropout
+
+
+def layer_pair(cell, **options):
+    """A layer here and in Keras, of the same random weights."""
+    _, _, F, H = SIZE
+    options = {"dtype": "float64", "bias_initializer": "random_normal", **OPS[cell].variant, **options}
+    theirs = LAYERS[cell](H, **options)
+    ours = getattr(layers, LAYERS[cell].__name__)(H, **options)
+    ours.build((None, None, F))
+    theirs.build((SIZE[0], None, F))
+    ours.set_weights(theirs.get_weights())
+    return ours, theirs
+
+
+def record_masks(cell):
+    """A list in which the dropout masks of a Keras cell's latest training call are found: those of x, those of h."""
+    found = [None, None]
+
+    def record(i, draw):
+        def recording(x):
+            found[i] = draw(x)
+            return found[i]
+
+        return recording
+
+    cell.get_dropout_mask = record(0, cell.get_dropout_mask)
+    cell.get_recurrent_dropout_mask = record(1, cell.get_recurrent_dropout_mask)
+    return found
+
+
+def as_factors(mask):
+    """Keras' mask, one for all gates or a list of one for each, as the ops take it."""
+    if mask is None:
+        return None
+    return np.stack([m.numpy() for m in mask], axis=1) if isinstance(mask, list) else mask.numpy()
+
+
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("cell", OPS)
+def test_keras_dropout(cell, rates):
+    """Keras draws; then outputs, states and gradients are the same, and so are the number and form of the choices."""
+    options = {"dropout": rates[0], "recurrent_dropout": rates[1], "return_sequences": True, "return_state": True}
+    for name, backwards in (("holes", False), ("first_masked", True)):
+        problem, mask = Problem(cell, *SIZE), mask_named(name, *SIZE[:2])
+        ours, theirs = layer_pair(cell, go_backwards=backwards, **options)
+        drawn = record_masks(theirs.cell)
+        x, states = tf.constant(problem.x), [tf.constant(s) for s in problem.states]
+        d = (problem.d_sequence, *problem.d_states)
+        with tf.GradientTape() as tape:
+            tape.watch([x, *states])
+            wanted = theirs(x, mask=tf.constant(mask), initial_state=states, training=True)
+            value = tf.add_n([tf.reduce_sum(a * b) for a, b in zip(wanted, d, strict=True)])
+        sources = [x, *states, *theirs.trainable_variables]
+        wanted = [*wanted, *tape.gradient(value, sources, unconnected_gradients="zero")]
+
+        factors = [as_factors(masks) for masks in drawn]
+        for i, own in enumerate(ours._dropout_factors(problem.x)):
+            if own is None:  # Keras draws for rates of 1, too, in vain
+                assert rates[i] == 0 or (rates[i] == 1 and cell != "simple_rnn")
+                factors[i] = None
+            else:
+                factors[i] = factors[i].reshape(own.shape)  # as many choices
+        ours._dropout_factors = lambda inputs, factors=factors: tuple(factors)
+        got = list(ours(problem.x, mask=mask, initial_state=problem.states, training=True))
+        got += [ours.backward(d), *ours.initial_state_gradients, *ours.gradients]
+        for a, b in zip(got, wanted, strict=True):
+            assert_agree({"": np.asarray(a)}, {"": b.numpy()}, np.float64)
+
+
+@pytest.mark.parametrize("cell", OPS)
+def test_keras_stateful(cell):
+    """Three batches, the second in training; states kept under the mask, reset, and overridden by initial_state."""
+    batches = [Problem(cell, *SIZE, seed=i) for i in range(4)]
+    names = ("holes", "first_masked", "empty_rows", "right")
+    for backwards in (False, True):
+        options = {"stateful": True, "return_state": True, "return_sequences": True, "go_backwards": backwards}
+        ours, theirs = layer_pair(cell, **options)
+        for i, (batch, name) in enumerate(zip(batches, names, strict=True)):
+            mask = mask_named(name, *SIZE[:2])
+            if i == 2:
+                ours.reset_state()
+                theirs.reset_state()
+            states = batch.states if i == 3 else None
+            got = ours(batch.x, mask=mask, initial_state=states, training=i == 1)
+            wanted = theirs(tf.constant(batch.x), mask=tf.constant(mask), initial_state=states)
+            for a, b in zip(got, wanted, strict=True):
+                assert_agree({"": np.asarray(a)}, {"": b.numpy()}, np.float64)
+        assert_agree({"": ours(batch.x)[0]}, {"": theirs(tf.constant(batch.x))[0].numpy()}, np.float64)
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("cell", OPS)
+def test_keras_stateful_bidirectional(cell, return_sequences):
+    """Without return_state, with which Keras fails under a mask."""
+    inner = layer_pair(cell, stateful=True, return_sequences=return_sequences)
+    ours, theirs = layers.Bidirectional(inner[0]), keras.layers.Bidirectional(inner[1], dtype="float64")
+    theirs.build((SIZE[0], None, SIZE[2]))
+    ours.build((None, None, SIZE[2]))
+    ours.set_weights(theirs.get_weights())
+    for i, name in enumerate(("right", "holes", "empty_rows")):
+        x, mask = Problem(cell, *SIZE, seed=i).x, mask_named(name, *SIZE[:2])
+        wanted = theirs(tf.constant(x), mask=tf.constant(mask)).numpy()
+        assert_agree({"": np.asarray(ours(x, mask=mask))}, {"": wanted}, np.float64)
 
 
 # ---- PyTorch --------------------------------------------------------------------------------------------------------
