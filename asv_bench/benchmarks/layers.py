@@ -37,6 +37,11 @@ class Bidirectional(Layer):
         return fm.layers.Bidirectional(getattr(fm.layers, name)(units, return_sequences=True), merge_mode="sum")
 
 
+class RecurrentDropout(Layer):
+    def make(self, name, units):
+        return getattr(fm.layers, name)(units, return_sequences=True, dropout=0.2, recurrent_dropout=0.2)
+
+
 class PerStep:
     """Layers that treat each step by itself."""
 

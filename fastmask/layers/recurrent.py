@@ -222,6 +222,8 @@ class RecurrentLayer(Stateful, Layer):
 
         One choice for each row, the same at all its steps; with recurrent dropout, for each gate (as Keras).
         """
+        if self._generator is None:
+            return None, None
         gates = (self.gates,) if self.recurrent_dropout else ()
 
         def draw(rate, size):

@@ -27,8 +27,13 @@ class Factors(NamedTuple):
         return self.x_by_gate or self.h_by_gate
 
 
+NO_FACTORS = Factors()
+
+
 def check_factors(input_factors, recurrent_factors, B, G, F, H, dtype):
     """Factors of what the user gave."""
+    if input_factors is None and recurrent_factors is None:
+        return NO_FACTORS
     x = _checked("input_factors", input_factors, B, G, F, dtype)
     h = _checked("recurrent_factors", recurrent_factors, B, G, H, dtype)
     row, x = (x, None) if x is not None and x.ndim == 2 else (None, x)

@@ -91,7 +91,7 @@ class Packed:
         self.cell, self.dtype = cell, kernel.dtype
         G = cell.gates
         self.F, self.H = kernel.shape[0], recurrent_kernel.shape[0]
-        self._weights = {"x": kernel, "h": recurrent_kernel}
+        self._kernel, self._recurrent_kernel = kernel, recurrent_kernel
         H, pack = self.H, _pack_gates
         self.panels = -(-H // lanes(self.dtype))
         self.wx, self.wh = pack(kernel, cell.x_gates, G, H), pack(recurrent_kernel, cell.x_gates, G, H)
@@ -112,24 +112,22 @@ class Packed:
 
     def backward(self, x_by_gate=False, h_by_gate=False):
         """(ut, ut2, wt): packed transposes for dh, d(r h) and dx; of all gates together, or a row for each gate."""
-        cell = self.cell
-        return (
-            self._transposed("h", cell.u_gates, h_by_gate),
-            self._transposed("h", cell.second_gates, False) if cell.second_gates else None,
-            self._transposed("x", cell.w_gates, x_by_gate),
-        )
-
-    def _transposed(self, of, gates, by_gate):
-        key = of, gates, by_gate
+        key = x_by_gate, h_by_gate
         if key not in self._backward:
-            weights, G, H = self._weights[of], self.cell.gates, self.H
-            if by_gate:
-                each = [_transposed(weights, (g,), G, H) for g in gates]
-                packed = np.stack(each, out=aligned((len(gates), each[0].size), self.dtype))
-            else:
-                packed = _transposed(weights, gates, G, H)
-            self._backward[key] = packed
+            cell = self.cell
+            self._backward[key] = (
+                self._transposed(self._recurrent_kernel, cell.u_gates, h_by_gate),
+                self._transposed(self._recurrent_kernel, cell.second_gates, False) if cell.second_gates else None,
+                self._transposed(self._kernel, cell.w_gates, x_by_gate),
+            )
         return self._backward[key]
+
+    def _transposed(self, weights, gates, by_gate):
+        G, H = self.cell.gates, self.H
+        if not by_gate:
+            return _transposed(weights, gates, G, H)
+        each = [_transposed(weights, (g,), G, H) for g in gates]
+        return np.stack(each, out=aligned((len(gates), each[0].size), self.dtype))
 
 
 def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):
