@@ -137,7 +137,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     put_i64(frame, WS * SLOTS + s, 0)
                 put_i64(frame, Z * SLOTS + s, buffer + 3 * state)
                 put_i64(frame, RH * SLOTS + s, cs + n * state if two_passes and hs != 0 else buffer + 4 * state)
-                if gates:
+                if gates:  # x and h as each gate meets them
                     x_in, h_in = get_i64(frame, X * SLOTS + s), get_i64(frame, H_IN * SLOTS + s)
                     x_rows = buffer + 5 * state
                     h_rows = x_rows + gates * x_row
@@ -426,13 +426,13 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                             )
                         put_i64(c_frame, 0, buffer)
                         a = get_i64(frame, WS * SLOTS + s) + ut_skip
-                        put_i64(a_frame, 0, a)
                         if gates:
                             for g in range(h_gates):
                                 put_i64(a_frame, 0, a + g * L * size)
                                 f, u = f_frame + 8 * (g * SLOTS + s), ut + g * ut_gate
                                 matmul_scaled(real, a_frame, c_frame, f, 1, u, panels, L, ws_jump, panels)
                         else:
+                            put_i64(a_frame, 0, a)
                             matmul(
                                 real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L
                             )

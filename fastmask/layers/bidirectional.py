@@ -95,7 +95,9 @@ class Bidirectional(Layer):
         for direction in self._directions:
             direction.reset_state()
 
-    reset_states = reset_state  # Keras 2's name
+    def reset_states(self):
+        """Keras 2's name of reset_state."""
+        self.reset_state()
 
     # ---- forward ----------------------------------------------------------------------------------------------------
     def call(self, inputs, mask=None, training=False, initial_state=None):

@@ -28,7 +28,9 @@ class Stateful:
         """Go on from zeros."""
         self._carried = None
 
-    reset_states = reset_state  # Keras 2's name
+    def reset_states(self):
+        """Keras 2's name of reset_state."""
+        self.reset_state()
 
     def _carry_on(self, B):
         """The states to start a call of B rows from."""
