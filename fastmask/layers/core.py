@@ -4,8 +4,7 @@ import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
-from fastmask.layers.dropout import check_rate, dropout_factors  # noqa: F401 (recurrent.py imports them from here)
-from fastmask.layers.masked import compute_under_mask, finite_under_mask, zero_under_mask  # noqa: F401 (others do)
+from fastmask.layers.masked import compute_under_mask, zero_under_mask
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ops import gemm

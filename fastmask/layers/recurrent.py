@@ -4,7 +4,8 @@ import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
-from fastmask.layers.core import check_rate, check_units, dropout_factors
+from fastmask.layers.core import check_units
+from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
 from fastmask.layers.registry import register_serializable
 from fastmask.ops import gru as gru_ops
