@@ -29,6 +29,7 @@ _HOMES = {
     "Sequential": "models",
     "Variable": "variable",
     "bucket_batches": "sequences",
+    "load_model": "models",
     "pad_sequences": "sequences",
     "get_num_threads": "kernels._jit",
     "set_num_threads": "kernels._jit",

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 NAMES = """
     Input MaskDroppedWarning Model Ragged Sequential Variable activations bucket_batches constraints datasets
-    get_num_threads gru gru_backward gru_forward initializers layers losses lstm lstm_backward lstm_forward
+    get_num_threads gru gru_backward gru_forward initializers layers load_model losses lstm lstm_backward lstm_forward
     masks metrics optimizers pad_sequences regularizers set_num_threads set_random_seed simple_rnn
     simple_rnn_backward testing simple_rnn_forward callbacks
 """

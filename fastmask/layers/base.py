@@ -10,7 +10,7 @@ from fastmask import constraints, initializers, regularizers
 from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
-from fastmask.layers.registry import auto_name
+from fastmask.layers.registry import LayerTable, auto_name
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
@@ -103,6 +103,7 @@ class Layer:
         self._own_weights = []
         self._nodes = []  # its calls on symbolic tensors
         self._latest = LatestCall()
+        self._built_shape = None  # once built: of what inputs, for saving
         self._plain_dtype = None  # once built: the dtype of arrays that `__call__` can pass straight to `call`
         return self
 
@@ -144,10 +145,10 @@ class Layer:
             return
         self.name = self.name or auto_name(type(self))
         self.build(shape)
-        managed.finish_build(self)
+        managed.finish_build(self, shape)
 
-    def _set_built(self):
-        self.built = True
+    def _set_built(self, shape):
+        self.built, self._built_shape = True, shape
         if self._lean and not self._makes_mask:
             self._plain_dtype = self._dtype
 
@@ -177,7 +178,11 @@ class Layer:
         if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
             raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
         dtype = np.dtype(dtype or self._dtype)
-        value = initializers.get(initializer or "glorot_uniform")(shape, dtype)
+        table = LayerTable.in_use()
+        if table is not None and table.new_weight is not None:  # a saved one takes its place
+            value = table.new_weight(self, name, shape, dtype)
+        else:
+            value = initializers.get(initializer or "glorot_uniform")(shape, dtype)
         if np.shape(value) != shape:
             raise ValueError(f"initializer: expected a value of shape {shape}, received {np.shape(value)}")
         weight = Variable(value, name or f"weight_{len(self._own_weights)}", trainable, dtype)
@@ -295,17 +300,21 @@ class Layer:
             return self.call(inputs, *args, **kwargs)
         if is_symbolic(inputs):
             return symbolic.call(self, inputs, args, mask, training, kwargs)
-        given = mask
+        inputs, mask = self._as_arguments(inputs, mask)
+        if training is None:
+            training = bool(stack.calls) and bool(stack.calls[-1].training)
+        outputs, mask = self._run(inputs, mask, bool(training), args, kwargs)
+        return attach(outputs, mask)
+
+    def _as_arguments(self, inputs, given):
+        """(inputs, mask) as `_run` takes them: plain, of the layer's dtype, and the mask given or that they carry."""
         mask = map_inputs(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
         inputs = map_inputs(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
         if given is not None:
             mask = self._as_masks(given, inputs)
         elif isinstance(mask, list) and all(m is None for m in mask):
             mask = None
-        if training is None:
-            training = bool(stack.calls) and bool(stack.calls[-1].training)
-        outputs, mask = self._run(inputs, mask, bool(training), args, kwargs)
-        return attach(outputs, mask)
+        return inputs, mask
 
     def _is_list(self, inputs):
         """Whether inputs is a list of several inputs, not one array written as a list."""
@@ -318,6 +327,8 @@ class Layer:
 
     def _as_input(self, x):
         """x as a plain array or Ragged of the layer's dtype."""
+        if type(x) is np.ndarray and x.dtype is self._dtype:
+            return x
         if isinstance(x, Ragged):
             if not self.supports_ragged:
                 raise TypeError(f"{self.name}: {type(self).__name__} has no meaning for a Ragged: use r.to_padded()")

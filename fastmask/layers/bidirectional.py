@@ -45,6 +45,7 @@ class Bidirectional(Layer):
     _makes_mask = False
 
     def __init__(self, layer, merge_mode="concat", *, backward_layer=None, name=None, **kwargs):
+        is_own = isinstance(layer, dict)  # written down by get_config
         layer, backward_layer = deserialize(layer), None if backward_layer is None else deserialize(backward_layer)
         if not isinstance(layer, RecurrentLayer):
             raise ValueError(f"layer: expected SimpleRNN, GRU or LSTM, received {type(layer).__name__}")
@@ -58,7 +59,8 @@ class Bidirectional(Layer):
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
         self.stateful = layer.stateful
         config = layer.get_config()
-        self.forward_layer = _copy(layer, config, "forward_")
+        is_own = is_own and layer.name.startswith("forward_")
+        self.forward_layer = layer if is_own else _copy(layer, config, "forward_")
         self._own_backward_layer = backward_layer is None
         if layer.go_backwards:
             raise ValueError("layer: expected go_backwards=False, received True")

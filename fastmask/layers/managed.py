@@ -22,11 +22,11 @@ def compute_mask(function):
 _build_lock = threading.RLock()
 
 
-def finish_build(layer):
-    """Mark a layer as built whose class has no build of its own."""
+def finish_build(layer, shape):
+    """Mark a layer as built for inputs of that shape whose class has no build of its own."""
     with _build_lock:
         if not layer.built:
-            layer._set_built()
+            layer._set_built(shape)
 
 
 def _new_build_lock():
@@ -60,7 +60,7 @@ def build(function):
                 raise
             finally:
                 self._building = False
-            self._set_built()
+            self._set_built(input_shape)
             return None
 
     return managed

@@ -1,10 +1,11 @@
 """How a layer is written down and becomes a layer again; and names for layers."""
 
 import itertools
+import threading
 
 from fastmask.registry import register_serializable, registered_class, registered_name, snake_case
 
-__all__ = ["auto_name", "deserialize", "register_serializable", "serialize"]
+__all__ = ["LayerTable", "auto_name", "deserialize", "register_serializable", "serialize"]
 
 _name_counts = {}
 
@@ -16,15 +17,73 @@ def auto_name(of):
     return f"{word}_{n}" if n else word
 
 
+class LayerTable:
+    """The layers of what is being written down or read, each once, by number: what was shared comes back shared.
+
+    While a table is in use (``with table:``, in this thread) `serialize` puts layers into it and gives {"layer":
+    number}, which `deserialize` takes.
+
+    Parameters
+    ----------
+    entries : list, optional
+        A table that was written down, to be read.
+    new_weight : function, optional
+        (layer, name, shape, dtype) -> the value a new weight starts from, instead of what its initializer makes. May
+        refuse, before anything of that size is made.
+    """
+
+    _in_use = threading.local()
+
+    def __init__(self, entries=(), new_weight=None):
+        self.entries, self.new_weight = list(entries), new_weight
+        self.layers = [None] * len(self.entries)
+        self._numbers = {}  # id of a layer -> its number
+        self._being_read = set()
+
+    @classmethod
+    def in_use(cls):
+        """The table in use in this thread, or None."""
+        return getattr(cls._in_use, "table", None)
+
+    def __enter__(self):
+        self._before, self._in_use.table = self.in_use(), self
+        return self
+
+    def __exit__(self, *error):
+        self._in_use.table = self._before
+
+    def add(self, layer):
+        """{"layer": number} of a layer, which is written down if it is new."""
+        number = self._numbers.get(id(layer))
+        if number is None:
+            number = self._numbers[id(layer)] = len(self.entries)
+            self.layers.append(layer)  # which keeps it alive, and its id its own
+            self.entries.append(None)
+            self.entries[number] = _written_down(layer)
+        return {"layer": number}
+
+    def layer(self, number):
+        """The layer of that number, made when it is first asked for."""
+        if type(number) is not int or not 0 <= number < len(self.entries):
+            raise ValueError(f"layer: expected a number below {len(self.entries)}, received {number!r}")
+        if self.layers[number] is None:
+            if number in self._being_read:
+                raise ValueError(f"layer: expected layers made of others, number {number} is made of itself")
+            self._being_read.add(number)
+            self.layers[number] = _read(self.entries[number])
+        return self.layers[number]
+
+
 def serialize(layer):
-    """{"class_name": ..., "config": ...}"""
-    name = registered_name(type(layer))
-    if name is None:
-        raise ValueError(
-            f"{layer.name}: expected a registered class to write down, received {type(layer).__name__}: decorate it "
-            "with register_serializable"
-        )
-    return {"class_name": name, "config": layer.get_config()}
+    """{"class_name": ..., "config": ...}
+
+    Raises
+    ------
+    ValueError
+        Of a class that is not registered.
+    """
+    table = LayerTable.in_use()
+    return _written_down(layer) if table is None else table.add(layer)
 
 
 def deserialize(config):
@@ -39,8 +98,26 @@ def deserialize(config):
         if hasattr(config, "get_config"):
             return config
         raise ValueError(f"layer: expected a layer or its configuration, received {config!r}")
-    name = config.get("class_name")
+    table = LayerTable.in_use()
+    return _read(config) if table is None or set(config) != {"layer"} else table.layer(config["layer"])
+
+
+def _written_down(layer):
+    name = registered_name(type(layer))
+    if name is None:
+        raise ValueError(
+            f"{layer.name}: expected a registered class to write down, received {type(layer).__name__}: decorate it "
+            "with register_serializable"
+        )
+    return {"class_name": name, "config": layer.get_config()}
+
+
+def _read(config):
+    name = config.get("class_name") if isinstance(config, dict) else config
     cls = registered_class(name)
     if cls is None:
-        raise ValueError(f"layer: expected a class that is registered, received {name!r}")
+        raise ValueError(
+            f"layer: expected a class that is registered, received {name!r}: import the module that defines it, where "
+            "it is decorated with register_serializable"
+        )
     return cls.from_config(config.get("config", {}))

@@ -7,6 +7,7 @@ x.mask                    # the symbolic mask that travels with x, or None; may 
 """
 
 import inspect
+import math
 import warnings
 
 import numpy as np
@@ -98,7 +99,10 @@ class Input(SymbolicTensor):
             raise ValueError(f"shape: expected a tuple of whole numbers of 0 or more and Nones, received {shape!r}")
         if not _is_dim(batch_size):
             raise ValueError(f"batch_size: expected a whole number or None, received {batch_size!r}")
-        super().__init__((batch_size, *shape), np.dtype(dtype).name, name or auto_name("input"))
+        dtype = np.dtype(dtype)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"dtype: expected numbers or bool, received {dtype}")
+        super().__init__((batch_size, *shape), dtype.name, name or auto_name("input"))
 
 
 def _is_dim(n):
@@ -260,10 +264,14 @@ def _origins(inputs):
 # ---- trying out: what a layer says nothing about is found by running it on zeros ------------------------------------
 
 SIZES = (4, 6)  # of axes that vary: whatever differs between the two runs varies; even, for layers that halve
+MAX_ELEMENTS = 2**28  # of an array that is made to try a layer out
 
 
 def dummy(shape, n, dtype, fill=0):
-    return np.full([n if d is None else d for d in shape], fill, dtype)
+    shape = [n if d is None else d for d in shape]
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"shape: too large to try out: {shape}; give the class compute_output_shape")
+    return np.full(shape, fill, dtype)
 
 
 def varying(small, large):

@@ -2,6 +2,7 @@
 
 from fastmask.callbacks import History
 from fastmask.models.model import Model
+from fastmask.models.saving import load_model
 from fastmask.models.sequential import Sequential
 
-__all__ = ["History", "Model", "Sequential"]
+__all__ = ["History", "Model", "Sequential", "load_model"]

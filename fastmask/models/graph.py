@@ -53,6 +53,7 @@ class Graph:
         for tensor in [*inputs, *(t for node in nodes for t in node.outputs if t is not None)]:
             self._number[id(tensor)] = len(self._number)
         self._output_places = [self._place(t) for t in outputs]
+        self._specs = {}  # answers of output_spec
         self._steps = self._plan()
         self._logit_steps = self._find_logit_steps()
         # layers one after the other: then inference is a short loop, which single steps notice
@@ -251,6 +252,13 @@ class Graph:
     # ---- shapes -----------------------------------------------------------------------------------------------------
     def output_spec(self, shapes, mask_shapes):
         """(shapes, mask shapes) of the outputs for inputs of other shapes and masks: lists."""
+        asked = tuple(map(tuple, shapes)), tuple(None if m is None else tuple(m) for m in mask_shapes)
+        if asked not in self._specs:  # models in models in models ask again and again
+            self._specs[asked] = self._find_output_spec(shapes, mask_shapes)
+        shapes, mask_shapes = self._specs[asked]
+        return list(shapes), list(mask_shapes)
+
+    def _find_output_spec(self, shapes, mask_shapes):
         twins = {
             id(t): SymbolicTensor(s, t.dtype, t.name, None, m)
             for t, s, m in zip(self.inputs, shapes, mask_shapes, strict=True)

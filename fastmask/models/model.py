@@ -4,11 +4,12 @@ from fastmask.layers.base import Layer
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.layers.symbolic import Input, SymbolicTensor
 from fastmask.models.graph import Graph
+from fastmask.models.saving import Saver
 from fastmask.models.summary import summary_lines
 from fastmask.models.training import Trainer
 
 
-class Model(Trainer, Layer):
+class Model(Trainer, Saver, Layer):
     """A layer with compile, fit, evaluate and predict.
 
     Parameters
