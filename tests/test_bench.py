@@ -41,8 +41,8 @@ OPS = (
     + [(fm.metrics.Metric, "update_state"), (fm.optimizers.Optimizer, "apply_gradients")]
     + [(fm.layers.Layer, "__call__")]
     + [(fm.Sequential, name) for name in ("fit", "evaluate", "predict", "train_on_batch")]
-    + [(fm.Model, name) for name in ("save", "save_weights", "load_weights")]
-    + [(fm, "load_model")]
+    + [(fm.Model, name) for name in ("save", "save_weights", "load_weights", "stream")]
+    + [(fm, "load_model"), (fm.models.Stream, "__call__")]
 )
 
 

@@ -9,6 +9,7 @@ from fastmask.checks import check_axis, check_number, check_whole
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import compute_under_mask, finite_under_mask, map_values, values_of, zero_under_mask
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.streams import refuse_along_time
 from fastmask.ops.activation import activation_backward, activation_forward, softmax_backward, softmax_forward
 from fastmask.ops.mask import align_mask
 from fastmask.ragged import Ragged
@@ -24,6 +25,7 @@ class _ActivationLayer(Layer):
     supports_ragged = True
     _single_input = True
     _lean = True
+    streams = True
 
     def call(self, inputs, mask=None, training=False):
         return compute_under_mask(lambda x: self._compute(x, training), inputs, mask)
@@ -89,6 +91,11 @@ class Activation(_ActivationLayer):
 
     def backward(self, grad):
         return grad if self._current_call().grad_is_of_logits else super().backward(grad)
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        if self.activation in ("softmax", "log_softmax"):
+            refuse_along_time(-1, input_shape)
+        return super().start_stream(batch_size, input_shape, arrival)
 
     def get_config(self):
         return {**super().get_config(), "activation": self.activation}
@@ -261,6 +268,11 @@ class PReLU(_ActivationLayer):
         slope = np.where(x > 0, x.dtype.type(1), alpha * (x < 0))
         return map_values(lambda dy: dy * slope, grad)
 
+    def start_stream(self, batch_size, input_shape, arrival):
+        if 1 not in self.shared_axes:
+            raise ValueError("it has an alpha of its own for each step, expected 1 among its shared_axes")
+        return super().start_stream(batch_size, input_shape, arrival)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -306,6 +318,7 @@ class Softmax(Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    streams = True
 
     def __init__(self, axis=-1, **kwargs):
         super().__init__(**kwargs)
@@ -360,6 +373,10 @@ class Softmax(Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        refuse_along_time(self.axis, input_shape)
+        return super().start_stream(batch_size, input_shape, arrival)
 
     def mask_role(self):
         return "uses, passes"

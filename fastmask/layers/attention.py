@@ -57,6 +57,7 @@ class Attention(Layer):
     supports_ragged = True
     _lean = True
     _makes_mask = False
+    _no_stream = "every step of the query looks at all steps of the value"
 
     def __init__(self, use_scale=False, score_mode="dot", dropout=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)

@@ -11,6 +11,7 @@ from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.layers.registry import LayerTable, auto_name
+from fastmask.layers.streams import Streamed
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
@@ -33,7 +34,7 @@ def warn_dropped(layer, why):
     warnings.warn(f"{layer.name}: {type(layer).__name__} {why}", MaskDroppedWarning, stacklevel=5)
 
 
-class Layer:
+class Layer(Streamed):
     """A function with weights, that knows masks and its own derivative.
 
     Parameters
@@ -60,6 +61,8 @@ class Layer:
       latest call first. A layer without `backward` works for inference.
     - masks: ``supports_masking = True`` hands the mask on as it is, ``compute_mask(inputs, mask)`` makes another. A
       layer that does neither drops it, with a MaskDroppedWarning.
+    - ``streams = True`` if each step of the outputs depends on that step of the inputs alone: then it works in
+      `Model.stream` (see `Streamed`).
 
     Called by hand under a mask (``mask=``, or inputs that carry one) a layer returns arrays that carry the outgoing
     mask as ``y.mask``. Inside models masks travel by themselves.

@@ -43,6 +43,7 @@ class Bidirectional(Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    _no_stream = "its backward direction starts at the last step"
 
     def __init__(self, layer, merge_mode="concat", *, backward_layer=None, name=None, **kwargs):
         is_own = isinstance(layer, dict)  # written down by get_config

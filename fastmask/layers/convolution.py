@@ -1,8 +1,11 @@
 """Conv1D."""
 
+import numpy as np
+
 from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.streams import IN_PIECES, append_steps, last_steps
 from fastmask.ops.convolution import (
     PADDINGS,
     conv1d,
@@ -63,6 +66,7 @@ class Conv1D(Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    streams = True
     _packed = None, None  # versions of the weights, and the packed copy of them
 
     def __init__(
@@ -146,7 +150,7 @@ class Conv1D(Layer):
             call.logits = tape.as_outputs(tape.z)
         return outputs
 
-    def _convolve(self, op, inputs, mask, activation):
+    def _convolve(self, op, inputs, mask, activation, padding=None):
         self.check_input_shape(inputs.shape)
         kernel, bias = self.kernel.value, None if self.bias is None else self.bias.value
         version, packed = self._packed
@@ -157,7 +161,7 @@ class Conv1D(Layer):
             kernel,
             bias,
             strides=self.strides[0],
-            padding=self.padding,
+            padding=padding or self.padding,
             dilation_rate=self.dilation_rate[0],
             activation=activation,
             mask=mask,
@@ -188,6 +192,23 @@ class Conv1D(Layer):
         if self.bias is not None:
             self.add_gradient(self.bias, g.bias)
         return g.x
+
+    # ---- in a stream ------------------------------------------------------------------------------------------------
+    def start_stream(self, batch_size, input_shape, arrival):
+        super().start_stream(batch_size, input_shape, arrival)
+        if self.padding != "causal" or self.strides > (1,):
+            raise ValueError(
+                f"expected padding='causal' and strides=1, received {self.padding!r} and {self.strides[0]}"
+            )
+        before = (self.kernel_size[0] - 1) * self.dilation_rate[0]
+        steps = np.zeros((batch_size, before, input_shape[-1]), self._dtype)
+        return IN_PIECES, (steps, np.zeros(steps.shape[:2], bool))
+
+    def stream_call(self, inputs, mask, state):
+        """The state is the last steps, as many as an output reads besides its own, and which of them are valid."""
+        x, valid = append_steps(*state, inputs, mask)
+        outputs = self._convolve(conv1d, x, valid, self.activation, padding="valid")
+        return outputs, mask, last_steps(x, valid, state[0].shape[1])
 
     # ---- masks and shapes -------------------------------------------------------------------------------------------
     def compute_mask(self, inputs, mask=None):

@@ -36,6 +36,7 @@ class Masking(Layer):
 
     supports_ragged = True
     _single_input = True
+    streams = True
 
     def __init__(self, mask_value=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -101,6 +102,7 @@ class ApplyMask(Layer):
     supports_ragged = True
     _lean = True
     _makes_mask = False
+    streams = True
 
     def build(self, input_shape):
         self.check_input_shape(input_shape)
@@ -155,6 +157,7 @@ class Identity(Layer):
     supports_ragged = True
     _casts_integers = False
     _lean = True
+    streams = True
 
     def call(self, inputs):
         return inputs
@@ -194,6 +197,7 @@ class Dense(Layer):
     supports_ragged = True
     _single_input = True
     _lean = True
+    streams = True
     _packed = None, None  # versions of the weights, and the packed copy of them
 
     def __init__(

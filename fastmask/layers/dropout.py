@@ -29,6 +29,7 @@ class Dropout(Layer):
     supports_ragged = True
     _single_input = True
     _lean = True
+    streams = True
 
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -89,6 +90,8 @@ class SpatialDropout1D(Dropout):
     (B,T,F) -> (B,T,F), one choice (B,F) for each row: padded or Ragged, a row loses the same features.
     """
 
+    streams = True
+
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(rate, seed=seed, **kwargs)
 
@@ -132,6 +135,7 @@ class GaussianNoise(Layer):
     supports_ragged = True
     _single_input = True
     _lean = True
+    streams = True
 
     def __init__(self, stddev, seed=None, **kwargs):
         super().__init__(**kwargs)

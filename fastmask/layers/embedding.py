@@ -57,6 +57,7 @@ class Embedding(Layer):
     _autocast = False  # ids stay what they are
     _single_input = True
     _lean = True
+    streams = True
 
     def __init__(
         self,

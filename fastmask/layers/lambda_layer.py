@@ -51,6 +51,7 @@ class Lambda(Layer):
 
     supports_ragged = True
     _casts_integers = False
+    _no_stream = "set streams = True on it if its function takes each step by itself"
 
     def __init__(self, function, output_shape=None, mask=None, arguments=None, gradient=None, **kwargs):
         super().__init__(**kwargs)

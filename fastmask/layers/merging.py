@@ -13,6 +13,7 @@ from fastmask.checks import check_axis, check_whole
 from fastmask.layers.base import Layer, warn_dropped
 from fastmask.layers.masked import finite_under_mask, map_values, values_of, zero_under_mask
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.streams import IN_PIECES, WHOLE, refuse_along_time
 from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ops.gemm import dense
 from fastmask.ops.mask import align_mask
@@ -25,6 +26,7 @@ class _Merge(Layer):
     supports_ragged = True
     _lean = True
     _fewest, _most = 1, math.inf  # inputs
+    streams = True
 
     def build(self, input_shape):
         self.check_input_shape(input_shape)
@@ -138,6 +140,14 @@ class _Elementwise(_Merge):
         if any(m is not None for m in sequences):
             self._warn_unmasked()
         return False
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        """What goes with all steps must be the same with every piece: not yet known is what it will be at the end."""
+        rank = max(map(len, input_shape))
+        expected = [WHOLE if len(s) < rank or s[1] == 1 else IN_PIECES for s in input_shape]
+        if arrival != expected:
+            raise ValueError(f"expected inputs that come {', '.join(expected)}, received {', '.join(arrival)}")
+        return IN_PIECES, None
 
     def compute_output_shape(self, input_shape):
         return functools.reduce(self._broadcast, map(tuple, input_shape))
@@ -400,6 +410,10 @@ class Concatenate(_Merge):
                     sizes[k] = n
         return tuple(sizes)
 
+    def start_stream(self, batch_size, input_shape, arrival):
+        refuse_along_time(self.axis, input_shape[0])
+        return super().start_stream(batch_size, input_shape, arrival)
+
     def get_config(self):
         return {**super().get_config(), "axis": self.axis}
 
@@ -443,6 +457,8 @@ class Dot(_Merge):
     supports_ragged = False
     _makes_mask = False
     _fewest = _most = 2
+    streams = False
+    _no_stream = "it takes all pairs of steps, or sums over them"
 
     def __init__(self, axes, normalize=False, **kwargs):
         super().__init__(**kwargs)

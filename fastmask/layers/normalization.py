@@ -158,6 +158,8 @@ class LayerNormalization(_ScaledNormalization):
     array([[-1.,  1.]], dtype=float32)
     """
 
+    streams = True
+
     def call(self, inputs, mask=None, training=False):
         def forward(x):
             return normalization.layer_normalization_forward(x, *self._scale_and_shift, epsilon=self.epsilon)
@@ -188,6 +190,8 @@ class UnitNormalization(_Normalization):
     >>> UnitNormalization()([[3.0, 4.0]])
     array([[0.6, 0.8]], dtype=float32)
     """
+
+    streams = True
 
     def call(self, inputs, mask=None, training=False):
         return self._normalized(normalization.unit_normalization_forward, inputs, mask, training)
@@ -234,6 +238,8 @@ class BatchNormalization(_ScaledNormalization):
     >>> layer.moving_mean.numpy(), layer.moving_variance.numpy()
     (array([1.], dtype=float32), array([1.], dtype=float32))
     """
+
+    streams = True
 
     def __init__(
         self,

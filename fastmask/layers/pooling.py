@@ -12,6 +12,7 @@ class _GlobalPooling1D(Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    _no_stream = "it takes all steps together"
     _forward = _backward = None
 
     def __init__(self, data_format=None, keepdims=False, **kwargs):

@@ -8,6 +8,7 @@ from fastmask.layers.core import check_units
 from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.streams import IN_PIECES, SO_FAR, hold_over
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
@@ -57,6 +58,7 @@ class RecurrentLayer(Stateful, Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    streams = True
     _packed = None, None  # versions of the weights, and the packed copy of them
     gates = states = 0
     _features = None  # F, once built
@@ -248,6 +250,40 @@ class RecurrentLayer(Stateful, Layer):
                 f"{self.name}: initial_state: expected a list of {self.states} arrays, received {received}"
             )
         return tuple(None if s is None else np.ascontiguousarray(plain(s), dtype=self._dtype) for s in initial_state)
+
+    # ---- in a stream ------------------------------------------------------------------------------------------------
+    def start_stream(self, batch_size, input_shape, arrival):
+        super().start_stream(batch_size, input_shape, arrival)
+        if self.go_backwards:
+            raise ValueError("go_backwards takes the last step first")
+        outputs = IN_PIECES if self.return_sequences else SO_FAR
+        if self.return_state:
+            outputs = [outputs] + [SO_FAR] * self.states
+        return outputs, (np.zeros((batch_size, self.units), self._dtype),) * self.states
+
+    def stream_call(self, inputs, mask, state):
+        """As `call`, from the states before; the first of them is the output before, too, as they started at 0."""
+        self.check_input_shape(inputs.shape)
+        kernel, recurrent_kernel, bias, packed = self._arrays()
+        outputs, states = self._infer(
+            inputs,
+            kernel,
+            recurrent_kernel,
+            bias,
+            mask=mask,
+            initial_state=state,
+            zero_output_for_mask=self.zero_output_for_mask,
+            return_sequences=self.return_sequences,
+            packed=packed,
+            **self._cell_options,
+        )
+        if not self.return_sequences:
+            outputs = states[0].copy()
+        elif mask is not None and not self.zero_output_for_mask:
+            outputs = hold_over(outputs, mask, state[0])
+        if self.return_state:
+            outputs = (outputs, *(s.copy() for s in states))
+        return outputs, None if mask is None else self.compute_mask(inputs, mask), states
 
     # ---- backward ---------------------------------------------------------------------------------------------------
     def backward(self, grad):

@@ -10,6 +10,7 @@ from fastmask.checks import check_whole
 from fastmask.layers.base import Layer, warn_dropped
 from fastmask.layers.masked import finite_under_mask
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.streams import IN_PIECES, WHOLE
 from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ragged import Ragged
 
@@ -27,6 +28,7 @@ class _Rearrangement(Layer):
     _lean = True
     _makes_mask = False
     _passes = False  # whether a mask (B,T) goes on, once built
+    streams = True
 
     def build(self, input_shape):
         self._passes = self._keeps(tuple(input_shape), 2)
@@ -55,6 +57,11 @@ class _Rearrangement(Layer):
         if training:
             self.saved = inputs.shape
         return self._move(inputs)
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        if not self._keeps(input_shape, 2):
+            raise ValueError("it moves the steps")
+        return super().start_stream(batch_size, input_shape, arrival)
 
     def mask_role(self):
         return "passes" if self._passes else "drops"
@@ -128,6 +135,11 @@ class Reshape(_Rearrangement):
             and None not in (*rest, *new_rest)
             and math.prod(rest) == math.prod(new_rest)
         )
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        if self.target_shape[:1] != (-1,):
+            raise ValueError(f"expected a target_shape of any number of steps, (-1, ...), received {self.target_shape}")
+        return super().start_stream(batch_size, input_shape, arrival)
 
     def _move(self, x):
         if isinstance(x, Ragged):
@@ -288,6 +300,13 @@ class RepeatLike(Layer):
     def build(self, input_shape):
         self.check_input_shape(input_shape)
 
+    def start_stream(self, batch_size, input_shape, arrival):
+        if arrival != [WHOLE, IN_PIECES]:
+            raise ValueError(
+                f"expected a vector that is the same with every piece, received one that comes {arrival[0]}"
+            )
+        return IN_PIECES, None
+
     def check_input_shape(self, shape):
         """ValueError if it is not that of [(B,F), (B,T,...)]."""
         if not is_nested(shape) or len(shape) != 2:
@@ -345,6 +364,7 @@ class _AlongTime(Layer):
     _single_input = True
     _lean = True
     _makes_mask = False
+    _no_stream = "it changes the number of steps"
 
     def check_input_shape(self, shape):
         """ValueError if it is not (B,T,F)."""

@@ -43,6 +43,7 @@ class TimeDistributed(Layer):
     _autocast = False  # what the layer inside casts, and to what, is its own matter
     _single_input = True
     _lean = True
+    streams = True
 
     def __init__(self, layer, **kwargs):
         layer = deserialize(layer)

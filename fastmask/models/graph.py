@@ -8,6 +8,7 @@ Values and masks of a run lie in numbered places, one for each tensor. A `Step` 
 import warnings
 from typing import NamedTuple
 
+from fastmask.layers.streams import IN_PIECES, SO_FAR, WHOLE
 from fastmask.layers.symbolic import Node, SymbolicMask, SymbolicTensor, substitute, tensors_in
 from fastmask.ragged import Ragged
 
@@ -113,16 +114,20 @@ class Graph:
         return [None if i is None else self._steps[i].node.layer.output_activation for i in self._logit_steps]
 
     # ---- forward ----------------------------------------------------------------------------------------------------
-    def run(self, inputs, masks, training, want_logits=False, call=None):
+    def run(self, inputs, masks, training, want_logits=False, call=None, state=()):
         """(outputs, their masks, logits), lists of the length of the outputs.
 
         logits: in training (`call` is the running call of the model) and with want_logits those of the outputs that
-        have them, None for the others.
+        have them, None for the others. state: in a stream, see `start_stream`; brought up to date.
         """
         if self._chain is not None and not (training or want_logits):
             (x,), (mask,) = inputs, masks
-            for layer in self._chain:
-                x, mask = layer._run(layer._as_input(x), mask, False)
+            for i, layer in enumerate(self._chain):
+                x = layer._as_input(x)
+                if i in state:
+                    x, mask, state[i] = layer.stream_call(x, mask, state[i])
+                else:
+                    x, mask = layer._run(x, mask, False)
             return (x,), (mask,), (None,)
         values, mask_of = [None] * len(self._number), [None] * len(self._number)
         values[: len(inputs)], mask_of[: len(masks)] = inputs, masks
@@ -158,6 +163,8 @@ class Graph:
                     mask = layer._as_masks(mask, x)
             if node.kind == "mask":
                 outputs, mask = layer.compute_mask(x, mask), None
+            elif i in state:
+                outputs, mask, state[i] = layer.stream_call(x, mask, state[i])
             elif want_logits and i in wanted and layer.output_activation:
                 outputs, mask, logits[i] = layer._run_with_logits(x, mask)
             else:
@@ -179,6 +186,44 @@ class Graph:
                 values[n] = mask_of[n] = None
         masks = [None if p.is_mask else mask_of[p.number] for p in self._output_places]
         return [read(p) for p in self._output_places], masks, [logits.get(i) for i in self._logit_steps]
+
+    # ---- in a stream ------------------------------------------------------------------------------------------------
+    def start_stream(self, batch_size, arrival):
+        """(how the outputs go on, the state before the first step) if the inputs come like that; see `Streamed`.
+
+        The state has an entry for each step whose layer remembers something, under the number of the step.
+
+        Raises
+        ------
+        ValueError
+            A layer that cannot stream; names it and says why.
+        """
+        arrivals, state = arrival + [WHOLE] * (len(self._number) - len(arrival)), {}
+        for i, step in enumerate(self._steps):
+            layer, its_state = step.node.layer, None
+            places = [*_places_in(step.inputs), *_places_in(step.mask), *_places_in(step.options)]
+            its = {arrivals[p.number] for p in places}
+            if IN_PIECES not in its:
+                outputs = SO_FAR if SO_FAR in its else WHOLE
+            else:
+                try:
+                    outputs, its_state = _start_stream(step, batch_size, arrivals)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{layer.name}: {type(layer).__name__} cannot take a sequence in pieces: {error}"
+                    ) from error
+            if its_state is not None and step.node.kind == "call":
+                state[i] = its_state
+            for k, n in enumerate(step.outputs):
+                if n >= 0:
+                    arrivals[n] = outputs[k] if isinstance(outputs, list) else outputs
+        return [arrivals[p.number] for p in self._output_places], state
+
+    def stream(self, inputs, masks, state):
+        """(outputs, their masks, state) of the next steps."""
+        state = dict(state)
+        outputs, masks, _ = self.run(inputs, masks, False, state=state)
+        return outputs, masks, state
 
     # ---- backward ---------------------------------------------------------------------------------------------------
     def backward(self, call, grads, of_logits):
@@ -406,6 +451,23 @@ def _layers_in_keras_order(nodes, order):
 def _added(a, b):
     """a + b as a new array: gradients that arrive may be shared."""
     return a.with_values(a.values + b.values) if isinstance(a, Ragged) else a + b
+
+
+def _start_stream(step, batch_size, arrivals):
+    """What the layer of a step answers to `start_stream`, where its tensors come like that."""
+    node = step.node
+    several = type(step.inputs) is list
+    its = [arrivals[p.number] for p in _places_in(step.inputs)]
+    if IN_PIECES not in its:
+        raise ValueError("expected its input to come in pieces, if another argument does")
+    if any(arrivals[p.number] != IN_PIECES for p in _places_in(step.mask)):
+        raise ValueError("expected a mask that comes in pieces, too, received one of a tensor that does not")
+    if node.options or node.training:
+        raise ValueError(
+            f"expected a call without other arguments, received {', '.join(node.options) or 'training=True'}"
+        )
+    shape = [x.shape for x in node.inputs] if several else node.inputs.shape
+    return node.layer.start_stream(batch_size, shape, its if several else its[0])
 
 
 def _places_in(value):

@@ -5,6 +5,7 @@ from fastmask.layers.registry import deserialize, register_serializable, seriali
 from fastmask.layers.symbolic import Input, SymbolicTensor
 from fastmask.models.graph import Graph
 from fastmask.models.saving import Saver
+from fastmask.models.streaming import Stream
 from fastmask.models.summary import summary_lines
 from fastmask.models.training import Trainer
 
@@ -113,6 +114,52 @@ class Model(Trainer, Saver, Layer):
     def mask_role(self):
         return "as its layers"
 
+    def stream(self, batch_size=1):
+        """A `Stream`: the model fed with the steps of its sequences as they come.
+
+            stream = model.stream(batch_size=2)
+            outputs = stream(chunk)  # (2,n,F): the next n steps of both rows
+            outputs = stream(chunk, mask=mask)
+            stream.reset(rows=[1])
+
+        However the sequences are cut, with whatever masks, the outputs put together are those of the model for the
+        whole sequences, to the bit. An output that is not one for each step is that for all steps so far.
+
+        Parameters
+        ----------
+        batch_size : int
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        ValueError
+            Not built yet, or a layer that cannot take a sequence in pieces: one that looks at later steps
+            (Bidirectional), or at all of them at once, or does not say what it does (see `layers.Layer`).
+
+        Notes
+        -----
+        A recurrent layer of a stream starts with a state of 0. Its own state, if it is stateful, is neither read nor
+        changed; unlike it a stream also remembers the last output, which masked steps at the beginning of a piece hold.
+        Inputs of shape (B,T,...) or (B,None) are sequences, others, say (B,5), come whole with every piece. Weights
+        that change take effect at the next piece.
+        """
+        return Stream(self, batch_size)
+
+    def _input_shapes(self):
+        """The shape of the input, a list of them for several."""
+        return self._built_shape
+
+    def _in_order(self, inputs, mask):
+        """Inputs and masks that came as dicts, as lists."""
+        return inputs, mask
+
+    def _by_output_keys(self, outputs):
+        """A list of outputs as a dict, where they were given as one."""
+        return outputs
+
 
 @register_serializable(package=None, name="Model")
 class Functional(Model):
@@ -183,6 +230,11 @@ class Functional(Model):
     def __call__(self, inputs, *args, mask=None, **kwargs):
         if self._input_keys is self._output_keys is None and not isinstance(inputs, dict):
             return super().__call__(inputs, *args, mask=mask, **kwargs)
+        inputs, mask = self._in_order(inputs, mask)
+        outputs = super().__call__(inputs, *args, mask=mask, **kwargs)
+        return self._by_output_keys(outputs)
+
+    def _in_order(self, inputs, mask):
         if isinstance(inputs, dict):
             inputs = self._by_name(inputs, self.input_names, "inputs")
             mask = self._by_name(mask, self.input_names, "mask", partial=True) if isinstance(mask, dict) else mask
@@ -190,7 +242,9 @@ class Functional(Model):
             raise ValueError(f"{self.name}: inputs: expected {len(self.inputs)} of them in a list, received one")
         if self._input_keys is not None and len(inputs) != len(self._graph.inputs):
             raise ValueError(f"{self.name}: inputs: expected {len(self._graph.inputs)}, received {len(inputs)}")
-        outputs = super().__call__(inputs, *args, mask=mask, **kwargs)
+        return inputs, mask
+
+    def _by_output_keys(self, outputs):
         return _structured(outputs, self._output_keys) if isinstance(self._output_keys, tuple) else outputs
 
     def _by_name(self, values, names, argument, partial=False):
@@ -250,7 +304,20 @@ class Functional(Model):
             return None
         return d_inputs[0] if self._single_input else d_inputs
 
+    # ---- in a stream ------------------------------------------------------------------------------------------------
+    def start_stream(self, batch_size, input_shape, arrival):
+        outputs, state = self._graph.start_stream(batch_size, [arrival] if self._single_input else arrival)
+        return outputs[0] if self._output_keys is None else outputs, state
+
+    def stream_call(self, inputs, mask, state):
+        outputs, masks, state = self._graph.stream(*self._lists(inputs, mask), state)
+        return *self._as_returned(outputs, masks), state
+
     # ---- shapes -----------------------------------------------------------------------------------------------------
+    def _input_shapes(self):
+        shapes = [x.shape for x in self._graph.inputs]
+        return shapes[0] if self._single_input else shapes
+
     def compute_output_spec(self, inputs, mask_shape, options):
         if self._single_input:
             shapes, masks = [inputs.shape], [mask_shape]
