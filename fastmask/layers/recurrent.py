@@ -3,65 +3,26 @@
 import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
-from fastmask.layers.base import Layer
 from fastmask.layers.core import check_units
 from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
 from fastmask.layers.registry import register_serializable
+from fastmask.layers.sequence_layer import SequenceLayer
 from fastmask.layers.streams import IN_PIECES, SO_FAR, hold_over
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
-from fastmask.ragged import Ragged
 
 
-class Stateful:
-    """What stateful=True adds to a recurrent layer: a call goes on where the one before ended, row by row.
-
-    So the number of rows is fixed, by the shape the layer is built with or else by the first call. The states belong to
-    the layer, whichever thread calls it, and are not among its weights.
-    """
-
-    stateful = False
-    _batch_size = None  # B, once fixed
-    _carried = None  # the states after the call before; None is zeros
-
-    def reset_state(self):
-        """Go on from zeros."""
-        self._carried = None
-
-    def reset_states(self):
-        """Keras 2's name of reset_state."""
-        self.reset_state()
-
-    def _carry_on(self, B):
-        """The states to start a call of B rows from."""
-        if self._batch_size not in (None, B):
-            raise ValueError(
-                f"{self.name}: inputs: expected {self._batch_size} rows, as a stateful layer keeps its batch size, "
-                f"received {B}"
-            )
-        return self._carried
-
-    def _leave(self, B, states):
-        self._batch_size, self._carried = B, states
-
-
-class RecurrentLayer(Stateful, Layer):
-    """What the recurrent layers share. (B,T,F) -> (B,T,H) with return_sequences, else (B,H); Ragged -> Ragged or (B,H).
+class RecurrentLayer(SequenceLayer):
+    """What SimpleRNN, GRU and LSTM share: weights, dropout and ops.
 
     A subclass names the number of its gates and states, its three ops and their options.
     """
 
-    supports_masking = True
-    supports_ragged = True
-    _single_input = True
-    _lean = True
-    _makes_mask = False
     streams = True
     _packed = None, None  # versions of the weights, and the packed copy of them
-    gates = states = 0
-    _features = None  # F, once built
+    gates = 0
     _drops_at_rate_1 = False  # Keras: a rate of 1 does nothing in GRU and LSTM
 
     def __init__(
@@ -91,7 +52,16 @@ class RecurrentLayer(Stateful, Layer):
         implementation=2,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        super().__init__(
+            return_sequences,
+            return_state,
+            go_backwards,
+            stateful,
+            unroll,
+            zero_output_for_mask,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
         if use_cudnn not in ("auto", True, False):
             raise ValueError(f"use_cudnn: expected 'auto', True or False, received {use_cudnn!r}")
         if implementation not in (1, 2):
@@ -110,23 +80,13 @@ class RecurrentLayer(Stateful, Layer):
         self.dropout = check_rate(dropout, "dropout")
         self.recurrent_dropout = check_rate(recurrent_dropout, "recurrent_dropout")
         self.seed = initializers.check_seed(seed)
-        self.return_sequences = bool(return_sequences)
-        self.return_state = bool(return_state)
-        self.go_backwards = bool(go_backwards)
-        self.stateful = bool(stateful)
-        self.unroll = bool(unroll)
-        self.zero_output_for_mask = bool(zero_output_for_mask)
         self.kernel = self.recurrent_kernel = self.bias = None
         self._generator = initializers.new_generator(seed) if self.dropout or self.recurrent_dropout else None
         self._cell_options = {}  # what the op is told about the cell
 
     # ---- weights ----------------------------------------------------------------------------------------------------
     def build(self, input_shape):
-        if len(input_shape) != 3 or input_shape[-1] is None:
-            raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
-        F, H = int(input_shape[-1]), self.units
-        self._features = F
-        self._batch_size = input_shape[0] if self.stateful else None
+        F, H = self._set_input_shape(input_shape), self.units
         self.kernel = self.add_weight(
             (F, self.gates * H),
             self.kernel_initializer,
@@ -290,13 +250,7 @@ class RecurrentLayer(Stateful, Layer):
         """grad: as the outputs; with return_state (d_outputs, *d_states), None where nothing arrives."""
         call = self._current_call()
         tape, is_given = call.saved
-        d_outputs, d_states = grad, None
-        if self.return_state and grad is not None:
-            if not isinstance(grad, (list, tuple)) or len(grad) != 1 + self.states:
-                raise ValueError(
-                    f"{self.name}: grad: expected (d_outputs, *d_states), {1 + self.states} arrays or Nones"
-                )
-            d_outputs, d_states = grad[0], tuple(grad[1:])
+        d_outputs, d_states = self._split_gradient(grad)
         g = self._backward(tape, d_outputs, d_states, need_x=call.need_x)
         self.add_gradient(self.kernel, g.kernel)
         self.add_gradient(self.recurrent_kernel, g.recurrent_kernel)
@@ -306,37 +260,7 @@ class RecurrentLayer(Stateful, Layer):
         self._latest.initial_state_gradients = g.initial_state if is_given else (None,) * self.states
         return g.x
 
-    def keyword_gradients(self):
-        return {"initial_state": self.initial_state_gradients}
-
-    @property
-    def initial_state_gradients(self):
-        """Gradients of the initial states from the latest backward in this thread; None where none was given."""
-        return getattr(self._latest, "initial_state_gradients", (None,) * self.states)
-
-    # ---- masks and shapes -------------------------------------------------------------------------------------------
-    def compute_mask(self, inputs, mask=None):
-        """The mask in the order of the outputs (Keras hands it on unreversed); None without return_sequences."""
-        out = None
-        if mask is not None and self.return_sequences:
-            out = reverse_steps(mask, inputs) if self.go_backwards else mask
-        return [out] + [None] * self.states if self.return_state and out is not None else out
-
-    def check_input_shape(self, shape):
-        """ValueError if inputs of that shape do not fit the weights."""
-        if self.built and (len(shape) != 3 or shape[2] != self._features):
-            raise ValueError(f"{self.name}: inputs: expected shape (B,T,{self._features}), received {tuple(shape)}")
-
-    def compute_output_shape(self, input_shape):
-        B, T = input_shape[:2]
-        outputs = (B, T, self.units) if self.return_sequences else (B, self.units)
-        return [outputs] + [(B, self.units)] * self.states if self.return_state else outputs
-
-    def mask_role(self):
-        if not self.return_sequences:
-            return "uses, ends"
-        return "uses, reverses" if self.go_backwards else "uses, passes"
-
+    # ---- configuration ----------------------------------------------------------------------------------------------
     def get_config(self):
         return {
             **super().get_config(),
@@ -355,25 +279,10 @@ class RecurrentLayer(Stateful, Layer):
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
             "seed": self.seed,
-            "return_sequences": self.return_sequences,
-            "return_state": self.return_state,
-            "go_backwards": self.go_backwards,
-            "stateful": self.stateful,
-            "unroll": self.unroll,
-            "zero_output_for_mask": self.zero_output_for_mask,
         }
 
     def _cell_config(self):
         return dict(self._cell_options)
-
-
-def reverse_steps(mask, inputs):
-    """A mask (B,T), or (N,) of a Ragged, with the steps of each row in the opposite order."""
-    if not isinstance(inputs, Ragged):
-        return np.ascontiguousarray(mask[:, ::-1])
-    offsets = inputs.offsets
-    ends = np.repeat(offsets[:-1] + offsets[1:] - 1, inputs.lengths)
-    return mask[ends - np.arange(len(mask))]
 
 
 @register_serializable(package=None)
