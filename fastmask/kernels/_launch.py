@@ -16,7 +16,7 @@ DRAIN_ABI = ir.FunctionType(I32, [PTR, PTR, I64, I64, I64, I64])
 
 
 @intrinsic
-def _call_block(typingctx, kernel, block, args):
+def call_block(typingctx, kernel, block, args):
     def codegen(context, builder, sig, a):
         ret, exc = cgutils.alloca_once(builder, PTR), cgutils.alloca_once(builder, PTR)
         fn = builder.inttoptr(a[0], BLOCK_ABI.as_pointer())
@@ -99,7 +99,7 @@ def drain(kernel, args, counter, blocks):
         block = atomic_add(counter, 1)
         if block >= blocks:
             break
-        _call_block(kernel, block, args)
+        call_block(kernel, block, args)
     _restore_denormals(mode)
 
 
