@@ -371,7 +371,7 @@ BAD = {
         "initial_state: expected a list of 2",
     ),
     "merge_mode": (lambda: Bidirectional(GRU(2), merge_mode="max"), ValueError, "merge_mode: expected one of"),
-    "bidirectional": (lambda: Bidirectional(Dense(2)), ValueError, "layer: expected SimpleRNN, GRU or LSTM"),
+    "bidirectional": (lambda: Bidirectional(Dense(2)), ValueError, "layer: expected SimpleRNN, GRU, LSTM or RNN"),
     "backwards": (lambda: Bidirectional(GRU(2, go_backwards=True)), ValueError, "layer: expected go_backwards=False"),
     "backward_layer": (
         lambda: Bidirectional(GRU(2), backward_layer=GRU(2)),

@@ -4,6 +4,7 @@ from fastmask.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, 
 from fastmask.layers.attention import AdditiveAttention, Attention
 from fastmask.layers.base import Layer, MaskDroppedWarning
 from fastmask.layers.bidirectional import Bidirectional
+from fastmask.layers.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastmask.layers.convolution import Conv1D
 from fastmask.layers.core import ApplyMask, Dense, Identity, Masking
 from fastmask.layers.dropout import Dropout, GaussianNoise, SpatialDropout1D
@@ -24,10 +25,15 @@ from fastmask.layers.reshaping import (
     UpSampling1D,
     ZeroPadding1D,
 )
+from fastmask.layers.rnn import RNN
 from fastmask.layers.symbolic import Input
 from fastmask.layers.time_distributed import TimeDistributed
 
 __all__ = [
+    "ELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "Add",
     "AdditiveAttention",
@@ -36,16 +42,16 @@ __all__ = [
     "Average",
     "BatchNormalization",
     "Bidirectional",
+    "Cell",
     "Concatenate",
     "Conv1D",
     "Cropping1D",
     "Dense",
     "Dot",
     "Dropout",
-    "ELU",
     "Embedding",
     "Flatten",
-    "GRU",
+    "GRUCell",
     "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAvgPool1D",
@@ -53,7 +59,7 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Identity",
     "Input",
-    "LSTM",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -70,8 +76,10 @@ __all__ = [
     "RepeatVector",
     "Reshape",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "TimeDistributed",
     "UnitNormalization",

@@ -4,8 +4,8 @@ import numpy as np
 
 from fastmask.layers.base import Layer
 from fastmask.layers.calls import stack
-from fastmask.layers.recurrent import RecurrentLayer
 from fastmask.layers.registry import deserialize, register_serializable, serialize
+from fastmask.layers.sequence_layer import SequenceLayer
 from fastmask.ragged import Ragged
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
@@ -17,7 +17,7 @@ class Bidirectional(Layer):
 
     Parameters
     ----------
-    layer : SimpleRNN, GRU or LSTM
+    layer : SimpleRNN, GRU, LSTM or RNN
         One that goes forwards. Its configuration is copied into `forward_layer`; `layer` itself stays unused.
     merge_mode : "concat", "sum", "mul", "ave" (the mean) or None
         How outputs are merged, forward first; None returns both: (forward, backward).
@@ -48,11 +48,11 @@ class Bidirectional(Layer):
     def __init__(self, layer, merge_mode="concat", *, backward_layer=None, name=None, **kwargs):
         is_own = isinstance(layer, dict)  # written down by get_config
         layer, backward_layer = deserialize(layer), None if backward_layer is None else deserialize(backward_layer)
-        if not isinstance(layer, RecurrentLayer):
-            raise ValueError(f"layer: expected SimpleRNN, GRU or LSTM, received {type(layer).__name__}")
+        if not isinstance(layer, SequenceLayer):
+            raise ValueError(f"layer: expected SimpleRNN, GRU, LSTM or RNN, received {type(layer).__name__}")
         if merge_mode not in MERGE_MODES:
             raise ValueError(f"merge_mode: expected one of {MERGE_MODES}, received {merge_mode!r}")
-        if backward_layer is not None and not isinstance(backward_layer, RecurrentLayer):
+        if backward_layer is not None and not isinstance(backward_layer, SequenceLayer):
             raise ValueError(f"backward_layer: expected a recurrent layer, received {type(backward_layer).__name__}")
         kwargs.setdefault("dtype", layer.dtype)
         super().__init__(name=name, **kwargs)
@@ -213,7 +213,7 @@ class Bidirectional(Layer):
             widths = [sum(widths) if self.merge_mode == "concat" else widths[0]]
         shapes = [(B, T, w) if self.return_sequences else (B, w) for w in widths]
         if self.return_state:
-            shapes += [(B, d.units) for d in self._directions for _ in range(d.states)]
+            shapes += [shape for d in self._directions for shape in d.compute_output_shape(input_shape)[1:]]
         return shapes if len(shapes) > 1 else shapes[0]
 
     def mask_role(self):

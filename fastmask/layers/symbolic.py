@@ -145,6 +145,10 @@ class Node:
         masks = masks if isinstance(masks, list) else [masks]
         masks = masks + [None] * (len(shapes) - len(masks))
         for i, (shape, mask) in enumerate(zip(shapes, masks, strict=True)):
+            if isinstance(shape, list):
+                raise ValueError(
+                    "expected one list of outputs, received lists inside it, as of the states of RNN([...])"
+                )
             name = layer.name if self.single else f"{layer.name}[{i}]"
             self.outputs.append(None if shape is None else SymbolicTensor(shape, dtype, name, self, mask))
 
