@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmask as fm
-from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, pool
+from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, pool, user_cell
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -30,6 +30,7 @@ OPS = (
     + [(attention, f"attention{verb}") for verb in ("", "_forward", "_backward", "_scores")]
     + [(convolution, f"conv1d{verb}") for verb in ("", "_forward", "_backward", "_pack", "_mask")]
     + [(activation, name) for name in ("activation_forward", "activation_backward")]
+    + [(user_cell, f"user_cell{verb}") for verb in ("", "_forward", "_backward", "_pack")]
     + [(activation, f"{name}_{verb}") for name in ("activation", "softmax") for verb in VERBS]
     + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(pool, f"{kind}_pool_{verb}") for kind in ("average", "max") for verb in VERBS]
