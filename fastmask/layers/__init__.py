@@ -30,10 +30,6 @@ from fastmask.layers.symbolic import Input
 from fastmask.layers.time_distributed import TimeDistributed
 
 __all__ = [
-    "ELU",
-    "GRU",
-    "LSTM",
-    "RNN",
     "Activation",
     "Add",
     "AdditiveAttention",
@@ -49,8 +45,10 @@ __all__ = [
     "Dense",
     "Dot",
     "Dropout",
+    "ELU",
     "Embedding",
     "Flatten",
+    "GRU",
     "GRUCell",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -59,6 +57,7 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Identity",
     "Input",
+    "LSTM",
     "LSTMCell",
     "Lambda",
     "Layer",
@@ -71,6 +70,7 @@ __all__ = [
     "Multiply",
     "PReLU",
     "Permute",
+    "RNN",
     "ReLU",
     "RepeatLike",
     "RepeatVector",
