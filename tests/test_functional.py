@@ -534,3 +534,21 @@ def test_no_gradient_for_an_argument_is_a_clear_error():
 def test_examples_in_docstrings():
     for module in (fastmask.layers.symbolic, fastmask.models.model):
         assert_doctests(module)
+
+
+def test_trying_out_leaves_states_alone():
+    class Outer(Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.gru = GRU(3, stateful=True)
+
+        def call(self, inputs):
+            return self.gru(inputs)
+
+    layer = Outer()
+    tensor = layer(Input(batch_shape=(2, None, F)))
+    assert tensor.shape == (2, 3) and layer.gru.stateful
+    first = Model(tensor.node.inputs, tensor).predict(X[:2])
+    layer.gru.reset_state()
+    np.testing.assert_array_equal(layer(X[:2]), first)  # the state was zero before
+    assert not np.array_equal(layer(X[:2]), first)

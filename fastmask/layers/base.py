@@ -209,6 +209,16 @@ class Layer(Streamed):
         """Layers among the attributes, in the order they were set, each once."""
         return list({id(layer): layer for layer in self._attributes(Layer) if layer is not self}.values())
 
+    def _all_sub_layers(self):
+        """The sub-layers, theirs, and so on, each once."""
+        found, waiting = {}, [self]
+        while waiting:
+            for layer in waiting.pop()._sub_layers():
+                if id(layer) not in found:
+                    found[id(layer)] = layer
+                    waiting.append(layer)
+        return list(found.values())
+
     def _attributes(self, cls):
         """What is an instance of `cls` among the attributes and inside lists and tuples among them."""
         found = []

@@ -6,6 +6,7 @@ x = Masking()(x)
 x.mask                    # the symbolic mask that travels with x, or None; may be passed on as mask=
 """
 
+import contextlib
 import inspect
 import math
 import warnings
@@ -292,7 +293,8 @@ def try_out(layer, inputs, mask_shapes, options):
             zeros, ones(mask_shapes, n), False, (), substitute(options, lambda x: dummy(x.shape, n, x.dtype))
         )
 
-    (small, small_masks), (large, large_masks) = _twice(run)
+    with _no_state(layer):
+        (small, small_masks), (large, large_masks) = _twice(run)
     masks = _mask_shapes_of(small_masks, large_masks)
     if isinstance(small, (list, tuple)):
         return [varying(np.shape(a), np.shape(b)) for a, b in zip(small, large, strict=True)], masks
@@ -306,6 +308,19 @@ def try_compute_mask(layer, input_shape, mask_shape):
         return layer.compute_mask(map_shape(lambda s: dummy(s, n, layer.dtype), input_shape), ones(mask_shape, n))
 
     return _mask_shapes_of(*_twice(run))
+
+
+@contextlib.contextmanager
+def _no_state(layer):
+    """Stateful layers inside `layer` take no notice of what is run meanwhile."""
+    stateful = [one for one in [layer, *layer._all_sub_layers()] if getattr(one, "stateful", False)]
+    for one in stateful:
+        one.stateful = False
+    try:
+        yield
+    finally:
+        for one in stateful:
+            one.stateful = True
 
 
 def _twice(run):

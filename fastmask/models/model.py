@@ -65,19 +65,9 @@ class Model(Trainer, Saver, Layer):
 
     def reset_states(self):
         """Zero the states of all stateful layers."""
-        for layer in self._all_layers():
+        for layer in self._all_sub_layers():
             if getattr(layer, "stateful", False):
                 layer.reset_state()
-
-    def _all_layers(self):
-        """This model's layers, theirs, and so on, each once."""
-        found, waiting = {}, [self]
-        while waiting:
-            for layer in waiting.pop()._sub_layers():
-                if id(layer) not in found:
-                    found[id(layer)] = layer
-                    waiting.append(layer)
-        return list(found.values())
 
     @property
     def layers(self):
