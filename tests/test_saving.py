@@ -152,7 +152,7 @@ def test_a_model_comes_back_as_it_was(make, tmp_path):
     again = load_model(path)
     assert type(again) is type(model) and again.optimizer is None
     assert_same(model, again)
-    assert [layer.name for layer in again._all_layers()] == [layer.name for layer in model._all_layers()]
+    assert [layer.name for layer in again._all_sub_layers()] == [layer.name for layer in model._all_sub_layers()]
     assert [v.trainable for v in again.trainable_weights] == [v.trainable for v in model.trainable_weights]
     assert again.get_config() == model.get_config() and again._shape_is_guess == model._shape_is_guess
     again.save(path)
@@ -244,6 +244,15 @@ def test_what_is_frozen_stays_frozen(tmp_path):
     assert_same(model, again)
     frozen = [v.name for v in again.non_trainable_weights]
     assert frozen == [v.name for v in model.non_trainable_weights] == ["kernel", "recurrent_kernel", "bias", "kernel"]
+
+
+def test_states_are_not_saved(tmp_path):
+    model = Sequential([Input((None, F), batch_size=B), GRU(3, stateful=True)])
+    first, second = model(X), model(X)
+    model.save(tmp_path / "m.npz")
+    again = load_model(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again(X), first)
+    np.testing.assert_array_equal(again(X), second)
 
 
 def test_part_of_a_loaded_model(tmp_path):

@@ -303,6 +303,20 @@ def test_streams_do_not_see_one_another_nor_the_calls_of_the_model():
         np.testing.assert_array_equal(other(-x[:2, t : t + 1]), model(-x[:2])[:, t : t + 1])
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_stateful_layers_keep_their_states_to_themselves(cell):
+    model = Sequential([Input((None, F), batch_size=B), make(cell, return_sequences=True, stateful=True)])
+    x = random(B, T, F, dtype=np.float32)
+    stream = model.stream(B)
+    received = [stream(x[:, :4])]
+    whole, gone_on = model(x), model(x)  # the second call goes on from the first
+    received.append(stream(x[:, 4:]))
+    np.testing.assert_array_equal(joined(received), whole)
+    assert not np.array_equal(whole, gone_on)
+    model.reset_states()
+    np.testing.assert_array_equal(model(x), whole)
+
+
 def test_streams_in_several_threads():
     model = stack("lstm")
     inputs = [random(B, T, F, seed=i, dtype=np.float32) for i in range(6)]
