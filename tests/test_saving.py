@@ -189,6 +189,7 @@ LAYERS = {  # name -> (layer, the shapes of its inputs); but for those in MODELS
     "Permute": (lambda: fl.Permute((2, 1)), [(T, F)]),
     "PReLU": (lambda: fl.PReLU("random_normal", "l1", "non_neg", [1]), [(None, F)]),
     "ReLU": (lambda: fl.ReLU(6.0, 0.1, 0.2), [(None, F)]),
+    "RNN": (lambda: fl.RNN([fl.GRUCell(2, name="a"), fl.LSTMCell(3, name="b")], return_sequences=True), [(None, F)]),
     "RepeatLike": (lambda: fl.RepeatLike(), [(F,), (None, F)]),
     "RepeatVector": (lambda: fl.RepeatVector(3), [(F,)]),
     "Reshape": (lambda: fl.Reshape((-1, F, 1)), [(None, F)]),

@@ -12,6 +12,7 @@ from fastmask.models import Model, Sequential
 from fastmask.ragged import Ragged
 from helpers import assert_doctests, mask_cases
 from test_layers import CELLS, random
+from user_cells import MixCell, PythonSumCell
 
 B, T, F, H = 5, 9, 3, 6
 MASKS = mask_cases(B, T)
@@ -124,6 +125,56 @@ def test_what_is_masked_at_the_beginning_of_a_piece_holds_the_last_output():
     np.testing.assert_array_equal(stream(x[:, 2:], mask=[[False, True]])[:, 0], before[:, 1])
     assert stream(x[:, :0]).shape == (1, 0, H)
     assert Sequential([Input((None, F)), GRU(H)]).stream(0)(x[:0]).shape == (0, H)
+
+
+class StartsAtOne(PythonSumCell):
+    """A cell with a start of its own; what it gives out is not its state."""
+
+    def get_initial_state(self, batch_size):
+        return [np.ones((batch_size, self.state_size), self.dtype)]
+
+
+RNN_CELLS = {
+    "gru": lambda: layers.GRUCell(4),
+    "stacked": lambda: [layers.LSTMCell(4), layers.SimpleRNNCell(3), layers.GRUCell(2, reset_after=False)],
+    "compiled": MixCell,
+    "python": lambda: StartsAtOne(F),
+    "mixed": lambda: [StartsAtOne(F), MixCell(), layers.LSTMCell(2)],
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"return_sequences": True}, {"return_sequences": True, "zero_output_for_mask": True}]
+)
+@pytest.mark.parametrize("cell", RNN_CELLS)
+def test_cells(cell, options):
+    model = Sequential([Input((None, F)), layers.RNN(RNN_CELLS[cell](), **options)])
+    x = random(B, T, F, dtype=np.float32)
+    for seed, mask in enumerate([None, *MASKS.values()]):
+        stream = model.stream(B)
+        pieces = fed(stream, x, mask, seed)
+        if options:
+            np.testing.assert_array_equal(joined(pieces), model(x, mask=mask))
+            assert_ragged_pieces(model, x, mask)
+        else:
+            for end, y in zip(cuts(seed), pieces, strict=True):
+                expected = model(x[:, :end], mask=None if mask is None else mask[:, :end])
+                np.testing.assert_array_equal(y, expected)
+                y[:] = np.nan
+    stream.reset([1, 2])
+    stream_of_two = model.stream(B)
+    np.testing.assert_array_equal(stream(x)[[1, 2]], stream_of_two(x)[[1, 2]])
+
+
+def test_states_of_cells():
+    rnn = layers.RNN([StartsAtOne(F), MixCell()], return_state=True)
+    x = random(B, T, F, dtype=np.float32)
+    y, first, second = rnn(x, mask=MASKS["holes"])
+    _, state = rnn.start_stream(B, (None, None, F), "in pieces")
+    for t in range(T):
+        received, _, state = rnn.stream_call(x[:, t : t + 1], MASKS["holes"][:, t : t + 1], state)
+    for a, b in zip([received[0], *received[1], *received[2]], [y, *first, *second], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_layers_that_work_step_by_step():
@@ -392,6 +443,7 @@ class Backwards(GRU):
     [
         (lambda: Bidirectional(GRU(2), name="bi"), "bi: Bidirectional .* backward direction starts at the last step"),
         (lambda: GRU(2, go_backwards=True, name="g"), "g: GRU .* go_backwards takes the last step first"),
+        (lambda: layers.RNN(layers.GRUCell(2), go_backwards=True, name="g"), "g: RNN .* go_backwards takes the last"),
         (lambda: Conv1D(2, 2, name="c"), "c: Conv1D .* padding='causal' and strides=1, received 'valid' and 1"),
         (lambda: layers.GlobalMaxPooling1D(name="p"), "p: GlobalMaxPooling1D .* it takes all steps together"),
         (

@@ -8,7 +8,7 @@ from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.sequence_layer import SequenceLayer
-from fastmask.layers.streams import IN_PIECES, SO_FAR, hold_over
+from fastmask.layers.streams import hold_over
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
@@ -213,12 +213,7 @@ class RecurrentLayer(SequenceLayer):
 
     # ---- in a stream ------------------------------------------------------------------------------------------------
     def start_stream(self, batch_size, input_shape, arrival):
-        super().start_stream(batch_size, input_shape, arrival)
-        if self.go_backwards:
-            raise ValueError("go_backwards takes the last step first")
-        outputs = IN_PIECES if self.return_sequences else SO_FAR
-        if self.return_state:
-            outputs = [outputs] + [SO_FAR] * self.states
+        outputs, _ = super().start_stream(batch_size, input_shape, arrival)
         return outputs, (np.zeros((batch_size, self.units), self._dtype),) * self.states
 
     def stream_call(self, inputs, mask, state):

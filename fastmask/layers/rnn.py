@@ -15,6 +15,7 @@ from fastmask.layers.cells import (
 from fastmask.layers.masked import plain
 from fastmask.layers.registry import register_serializable, serialize
 from fastmask.layers.sequence_layer import SequenceLayer
+from fastmask.layers.streams import hold_over, last_outputs, rows_with_steps
 from fastmask.ops._sequence import Sequence, check_states, given_state_gradients
 
 
@@ -47,6 +48,8 @@ class RNN(SequenceLayer):
     >>> outputs.shape, [s.shape for s in lstm_states], [s.shape for s in gru_states]
     ((2, 4), [(2, 3), (2, 3)], [(2, 4)])
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -97,12 +100,21 @@ class RNN(SequenceLayer):
         restore_order: with go_backwards the outputs stand where their inputs stand; for Bidirectional.
         """
         self.check_input_shape(inputs.shape)
-        B, top, tapes = len(inputs), len(self._loops) - 1, []
-        is_given = initial_state is not None
+        B, is_given = len(inputs), initial_state is not None
         states = self._as_states(initial_state) if is_given else [self._own_start(cell, B) for cell in self._cells]
         if self.stateful:
             carried = self._carry_on(B)
             states = states if is_given or carried is None else list(carried)
+        outputs, states, tapes = self._over_steps(inputs, mask, training, states, restore_order)
+        if training:
+            self.saved = tapes, is_given
+        if self.stateful:
+            self._leave(B, _copied(states))
+        return self._with_states(outputs, states)
+
+    def _over_steps(self, x, mask, training, states, restore_order=False):
+        """(outputs, states, tapes) of the cells, one after the other over all steps, from these states."""
+        top, after, tapes = len(self._loops) - 1, [], []
         for i, loop in enumerate(self._loops):
             options = {
                 "go_backwards": self.go_backwards,
@@ -110,15 +122,15 @@ class RNN(SequenceLayer):
                 "zero_output_for_mask": self.zero_output_for_mask or i < top,
                 "restore_order": restore_order or i < top,
             }
-            inputs, states[i], tape = loop.forward(inputs, mask, training, states[i], options)
+            x, state, tape = loop.forward(x, mask, training, states[i], options)
+            after.append(state)
             tapes.append(tape)
-        if training:
-            self.saved = tapes, is_given
-        if self.stateful:
-            self._leave(B, [tuple(s.copy() for s in state) for state in states])
+        return x, after, tapes
+
+    def _with_states(self, outputs, states):
         if not self.return_state:
-            return inputs
-        return inputs, *(map(list, states) if self._is_stacked else states[0])
+            return outputs
+        return outputs, *(map(list, states) if self._is_stacked else states[0])
 
     def _as_states(self, initial_state):
         """For each cell what `_as_state` gives."""
@@ -148,6 +160,26 @@ class RNN(SequenceLayer):
         own = getattr(type(cell), "get_initial_state", None)
         return None if own in (None, Cell.get_initial_state) else self._as_state(cell, starting_states(cell, B))
 
+    # ---- in a stream ------------------------------------------------------------------------------------------------
+    def start_stream(self, batch_size, input_shape, arrival):
+        outputs, _ = super().start_stream(batch_size, input_shape, arrival)
+        states = [tuple(np.asarray(s, self._dtype) for s in starting_states(c, batch_size)) for c in self._cells]
+        return outputs, (states, np.zeros((batch_size, self.units), self._dtype))
+
+    def stream_call(self, inputs, mask, state):
+        """As `call`, from the states before; the output before is remembered, too."""
+        self.check_input_shape(inputs.shape)
+        states, before = state
+        outputs, states, _ = self._over_steps(inputs, mask, False, states)
+        if not self.return_sequences:
+            before = np.where(rows_with_steps(inputs, mask)[:, None], outputs, before)
+            outputs = before.copy()
+        elif not self.zero_output_for_mask:  # else no output is held
+            outputs = outputs if mask is None else hold_over(outputs, mask, before)
+            before = last_outputs(outputs, before)
+        mask = None if mask is None else self.compute_mask(inputs, mask)
+        return self._with_states(outputs, _copied(states)), mask, (states, before)
+
     # ---- backward ---------------------------------------------------------------------------------------------------
     def backward(self, grad):
         """grad: as the outputs, None where nothing arrives."""
@@ -169,6 +201,10 @@ class RNN(SequenceLayer):
 
     def get_config(self):
         return {**super().get_config(), "cell": serialize(self.cell)}
+
+
+def _copied(states):
+    return [tuple(s.copy() for s in of_cell) for of_cell in states]
 
 
 # ---- cells over time -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastmask.layers.base import Layer
+from fastmask.layers.streams import IN_PIECES, SO_FAR
 from fastmask.ragged import Ragged
 
 
@@ -89,6 +90,14 @@ class SequenceLayer(Layer):
 
     def keyword_gradients(self):
         return {"initial_state": self.initial_state_gradients}
+
+    def start_stream(self, batch_size, input_shape, arrival):
+        """How the outputs go on in a stream; a subclass adds what it remembers."""
+        super().start_stream(batch_size, input_shape, arrival)
+        if self.go_backwards:
+            raise ValueError("go_backwards takes the last step first")
+        outputs = IN_PIECES if self.return_sequences else SO_FAR
+        return [outputs] + [SO_FAR] * self.states if self.return_state else outputs, None
 
     # ---- masks and shapes -------------------------------------------------------------------------------------------
     def compute_mask(self, inputs, mask=None):

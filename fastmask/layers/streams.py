@@ -87,6 +87,24 @@ def hold_over(outputs, mask, before):
     return outputs
 
 
+def last_outputs(outputs, before):
+    """(B,H): the last of the outputs (B,n,H), and for rows without any those before."""
+    if not isinstance(outputs, Ragged):
+        return outputs[:, -1].copy() if outputs.shape[1] else before
+    some = outputs.lengths > 0
+    last = before.copy()
+    last[some] = outputs.values[outputs.offsets[1:][some] - 1]
+    return last
+
+
+def rows_with_steps(inputs, mask):
+    """(B,) bool: which rows have a valid step."""
+    if not isinstance(inputs, Ragged):
+        return np.full(len(inputs), inputs.shape[1] > 0) if mask is None else mask.any(axis=1)
+    counts = inputs.offsets if mask is None else np.concatenate([[0], np.cumsum(mask)])[inputs.offsets]
+    return np.diff(counts) > 0
+
+
 def append_steps(before, valid, inputs, mask):
     """(x, its mask): `before` (B,L,F), of which `valid` (B,L) count, and behind them in each row the new steps."""
     if not isinstance(inputs, Ragged):
