@@ -176,6 +176,7 @@ LAYERS = {  # name -> (layer, the shapes of its inputs); but for those in MODELS
     "Attention": (lambda: fl.Attention(True, "concat"), [(None, F), (None, F)]),
     "Conv1D": (lambda: fl.Conv1D(2, 3, padding="causal", dilation_rate=2, activation="relu"), [(None, F)]),
     "Cropping1D": (lambda: fl.Cropping1D((2, 1)), [(None, F)]),
+    "Bidirectional": (lambda: Bidirectional(fl.RNN([fl.GRUCell(2), fl.LSTMCell(3)])), [(None, F)]),
     "Concatenate": (lambda: fl.Concatenate(axis=-2), [(None, F), (None, F)]),
     "Dot": (lambda: fl.Dot((1, 1), normalize=True), [(F,), (F,)]),
     "Dropout": (lambda: Dropout(0.3, noise_shape=(None, 1, None), seed=3), [(None, F)]),
@@ -233,6 +234,17 @@ def test_what_was_shared_is_saved_once_and_shared_again(tmp_path):
         assert not np.array_equal(a, b)
     inner.trainable = False
     assert len(again.trainable_weights) == len(model.trainable_weights) - 3
+
+
+def test_a_part_of_a_layer_that_is_used_by_itself_is_shared_again(tmp_path):
+    x, both, each = Input((None, 2, F)), Bidirectional(GRU(3, return_sequences=True)), fl.TimeDistributed(Dense(3))
+    steps = fl.Reshape((-1, 2 * 3))(each(x))
+    model = Model(x, [both(steps), both.forward_layer(steps), each.layer(x)])
+    model.save(tmp_path / "m.npz")
+    again = load_model(tmp_path / "m.npz")
+    assert len(again.weights) == len(model.weights) == 8
+    for a, b in zip(again(np.ones((B, T, 2, F))), model(np.ones((B, T, 2, F))), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_what_is_frozen_stays_frozen(tmp_path):

@@ -20,22 +20,23 @@ def auto_name(of):
 class LayerTable:
     """The layers of what is being written down or read, each once, by number: what was shared comes back shared.
 
-    While a table is in use (``with table:``, in this thread) `serialize` puts layers into it and gives {"layer":
-    number}, which `deserialize` takes.
+    While a new table is in use (``with table:``, in this thread) `serialize` puts layers into it and gives {"layer":
+    number}. While one that was written down is in use, `deserialize` takes that.
 
     Parameters
     ----------
     entries : list, optional
         A table that was written down, to be read.
     new_weight : function, optional
-        (layer, name, shape, dtype) -> the value a new weight starts from, instead of what its initializer makes. May
-        refuse, before anything of that size is made.
+        For reading: (layer, name, shape, dtype) -> the value a new weight starts from, instead of what its initializer
+        makes. May refuse, before anything of that size is made.
     """
 
     _in_use = threading.local()
 
-    def __init__(self, entries=(), new_weight=None):
-        self.entries, self.new_weight = list(entries), new_weight
+    def __init__(self, entries=None, new_weight=None):
+        self.is_new = entries is None
+        self.entries, self.new_weight = [] if self.is_new else list(entries), new_weight
         self.layers = [None] * len(self.entries)
         self._numbers = {}  # id of a layer -> its number
         self._being_read = set()
@@ -83,7 +84,7 @@ def serialize(layer):
         Of a class that is not registered.
     """
     table = LayerTable.in_use()
-    return _written_down(layer) if table is None else table.add(layer)
+    return table.add(layer) if table is not None and table.is_new else _written_down(layer)
 
 
 def deserialize(config):
@@ -99,7 +100,9 @@ def deserialize(config):
             return config
         raise ValueError(f"layer: expected a layer or its configuration, received {config!r}")
     table = LayerTable.in_use()
-    return _read(config) if table is None or set(config) != {"layer"} else table.layer(config["layer"])
+    if set(config) == {"layer"} and table is not None and not table.is_new:
+        return table.layer(config["layer"])
+    return _read(config)
 
 
 def _written_down(layer):
