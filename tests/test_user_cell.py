@@ -345,6 +345,14 @@ def test_functions_that_cannot_be_called(function, error, message):
         user_cell(np.zeros((2, 3, 1)), (), UserCell(function, None, 1, 1))
 
 
+def test_a_backward_that_cannot_be_called():
+    """That is said before the first training call does any work."""
+    cell = UserCell(raising_step, raising_step, 1, 1)
+    assert user_cell(np.zeros((1, 1, 1)), (), cell).outputs.shape == (1, 1, 1)
+    with pytest.raises(TypeError, match=r"^step_backward: expected the arguments \(x, state, weights, saved, d_output"):
+        user_cell_forward(np.zeros((1, 1, 1)), (), cell)
+
+
 def test_bad_input():
     problem = Problem()
     x, weights = problem.x, problem.weights

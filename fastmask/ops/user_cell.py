@@ -187,6 +187,8 @@ def _forward(
     initial, shapes = check_states("initial_state", initial_state, cell.states, B, dtype)
     S, H, K = sum(cell.states), cell.output_size, cell.saved_size
 
+    if keep and cell.step_backward is not None:
+        cell.address("step_backward", packed, dtype)  # what is wrong with it is better known before
     workspace, outputs = Workspace(), np.empty((N, H), dtype)
     if keep:
         states, saved = workspace.array((N + B, S), dtype), workspace.array((N, K), dtype)
