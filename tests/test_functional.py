@@ -384,7 +384,7 @@ def test_copies_and_configuration():
             assert twin.layers[-1].output is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        twin = type(model).from_config(model.get_config())
+        twin = Model.from_config(model.get_config())
     twin.set_weights(model.get_weights())
     for a, b in zip(twin.predict(X, mask=MASK), expected, strict=True):
         np.testing.assert_array_equal(a, b)

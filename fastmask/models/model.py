@@ -63,6 +63,11 @@ class Model(Trainer, Saver, Layer):
             )
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_config(cls, config):
+        """A new model of the configuration that `get_config` gave."""
+        return (Functional if cls is Model else super()).from_config(config)
+
     def reset_states(self):
         """Zero the states of all stateful layers."""
         for layer in self._all_sub_layers():
