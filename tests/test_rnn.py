@@ -436,6 +436,20 @@ def test_training_in_a_model(kind):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_saved_models(tmp_path):
+    """Cells in the two directions of a Bidirectional stay two, and one that two layers share stays one."""
+    shared, x = GRUCell(H), Input((None, F))
+    h = Bidirectional(RNN([GRUCell(2), MixCell()], return_sequences=True))(x)
+    h = RNN(shared, return_sequences=True)(RNN(GRUCell(H), return_sequences=True)(h))
+    model = fm.Model(x, RNN(shared)(RNN(PythonMixCell(units=H), return_sequences=True)(h)))
+    model.save(tmp_path / "m.npz")
+    again = fm.load_model(tmp_path / "m.npz")
+    data = random(B, T, F, dtype=np.float32)
+    assert_same_bits(again(data), model(data))
+    names = [[w.name for w in m.weights] for m in (again, model)]
+    assert names[0] == names[1] and len(names[0]) == 2 * (3 + 4) + 3 + 3 + 4
+
+
 def test_an_encoders_states_start_a_decoder():
     """In a functional model, gradients of initial states included: the same as with GRU layers."""
 
