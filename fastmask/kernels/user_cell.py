@@ -120,9 +120,8 @@ def forward(block, args, real):
     x (N,F), outputs (N,H): row n is valid step n. With `keep`, states (N + B,S) after each step, then the initial ones,
     and saved (N,K); else states (B,2,S), taken in turns from 0 on, and saved (B,K).
     """
-    call, step, order, first, x, states, outputs, saved, weights, sizes, F, S, H, K, steps, keep, error = unpack(
-        args, 17
-    )
+    (call, step, order, first, x, states, outputs, saved, weights, sizes,
+     F, S, H, K, steps, keep, error) = unpack(args, 17)  # fmt: skip
     if get_i64(error, 0) != 0:
         return
     size = itemsize(real)
