@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastmask import activations, constraints, initializers, regularizers
-from fastmask.layers.base import Layer
+from fastmask import activations
+from fastmask.layers.core import Affine
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.streams import IN_PIECES, append_steps, last_steps
 from fastmask.ops.convolution import (
@@ -19,7 +19,7 @@ from fastmask.ops.mask import check_count
 
 
 @register_serializable(package=None)
-class Conv1D(Layer):
+class Conv1D(Affine):
     """Convolution over time: y[t] = activation(b + sum over k of x[t strides - left + k dilation_rate] W[k]).
 
     Parameters
@@ -62,12 +62,10 @@ class Conv1D(Layer):
     A model that ends in this layer with softmax or sigmoid is trained on the logits, as with Dense.
     """
 
-    supports_ragged = True
-    _single_input = True
-    _lean = True
     _makes_mask = False
     streams = True
-    _packed = None, None  # versions of the weights, and the packed copy of them
+    _pack = staticmethod(conv1d_pack)
+    _backward = staticmethod(conv1d_backward)
 
     def __init__(
         self,
@@ -89,7 +87,18 @@ class Conv1D(Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        super().__init__(
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            kernel_constraint,
+            bias_constraint,
+            **kwargs,
+        )
         self.filters = check_count(filters, "filters", minimum=1)
         self.kernel_size = _one_of(kernel_size, "kernel_size")
         self.strides = _one_of(strides, "strides")
@@ -105,34 +114,11 @@ class Conv1D(Layer):
             raise ValueError(f"data_format: expected channels_last (B,T,F), received {data_format!r}")
         if groups != 1:
             raise ValueError(f"groups: not supported, expected 1, received {groups!r}")
-        self.activation = activations.name_of(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.kernel = self.bias = None
 
     def build(self, input_shape):
         if len(input_shape) != 3 or input_shape[-1] is None:
             raise ValueError(f"{self.name}: inputs: expected shape (B,T,F) with a known F, received {input_shape}")
-        self.kernel = self.add_weight(
-            (*self.kernel_size, int(input_shape[-1]), self.filters),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            name="kernel",
-        )
-        if self.use_bias:
-            self.bias = self.add_weight(
-                (self.filters,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                name="bias",
-            )
+        self._add_weights((*self.kernel_size, int(input_shape[-1]), self.filters))
 
     @property
     def _geometry(self):
@@ -144,18 +130,12 @@ class Conv1D(Layer):
         if not training:
             return self._convolve(conv1d, inputs, mask, self.activation)
         outputs, tape = self._convolve(conv1d_forward, inputs, mask, self.activation)
-        call = self._current_call()
-        call.saved = tape, self._versions()
-        if self.output_activation:
-            call.logits = tape.as_outputs(tape.z)
+        self._keep(tape, lambda tape: tape.as_outputs(tape.z))
         return outputs
 
     def _convolve(self, op, inputs, mask, activation, padding=None):
         self.check_input_shape(inputs.shape)
-        kernel, bias = self.kernel.value, None if self.bias is None else self.bias.value
-        version, packed = self._packed
-        if version != self._versions():
-            version, packed = self._packed = self._versions(), conv1d_pack(kernel, bias)
+        kernel, bias, packed = self._arrays()
         return op(
             inputs,
             kernel,
@@ -168,30 +148,10 @@ class Conv1D(Layer):
             packed=packed,
         )
 
-    @property
-    def output_activation(self):
-        return self.activation if self.activation in ("softmax", "sigmoid") else None
-
     def _run_with_logits(self, inputs, mask):
         """(outputs, mask, logits), for the loss of a model that ends here; inference."""
         logits = self._convolve(conv1d, inputs, mask, None)
         return activations.get(self.activation)(logits), self.compute_mask(inputs, mask), logits
-
-    def _versions(self):
-        return self.kernel.version, None if self.bias is None else self.bias.version
-
-    def backward(self, grad):
-        if grad is None:
-            return None
-        call = self._current_call()
-        tape, version = call.saved
-        if version != self._versions():  # the tape refers to the kernel itself
-            raise ValueError(f"{self.name}: backward: expected the weights of the call, they were changed since")
-        g = conv1d_backward(tape, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
-        self.add_gradient(self.kernel, g.kernel)
-        if self.bias is not None:
-            self.add_gradient(self.bias, g.bias)
-        return g.x
 
     # ---- in a stream ------------------------------------------------------------------------------------------------
     def start_stream(self, batch_size, input_shape, arrival):
@@ -239,14 +199,6 @@ class Conv1D(Layer):
             "data_format": "channels_last",
             "dilation_rate": self.dilation_rate,
             "groups": 1,
-            "activation": self.activation,
-            "use_bias": self.use_bias,
-            "kernel_initializer": initializers.serialize(self.kernel_initializer),
-            "bias_initializer": initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": constraints.serialize(self.kernel_constraint),
-            "bias_constraint": constraints.serialize(self.bias_constraint),
         }
 
 

@@ -169,8 +169,109 @@ class Identity(Layer):
         return input_shape
 
 
+class Affine(Layer):
+    """What Dense and Conv1D share: a kernel, a bias, an activation, and a model that may end here.
+
+    A subclass names its op (`_pack`, `_infer`, `_forward`, `_backward`) and calls `_add_weights` in build.
+    """
+
+    supports_ragged = True
+    _single_input = True
+    _lean = True
+    _packed = None, None  # versions of the weights, and the packed copy of them
+
+    def __init__(
+        self,
+        activation,
+        use_bias,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        activity_regularizer,
+        kernel_constraint,
+        bias_constraint,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.activation = activations.name_of(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.kernel = self.bias = None
+
+    def _add_weights(self, kernel_shape):
+        self.kernel = self.add_weight(
+            kernel_shape,
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            name="kernel",
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                kernel_shape[-1:],
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
+            )
+
+    def _arrays(self):
+        """kernel, bias or None, and their packed copy, made anew whenever one has changed."""
+        kernel, bias = self.kernel.value, None if self.bias is None else self.bias.value
+        version, packed = self._packed
+        if version != self._versions():
+            version, packed = self._packed = self._versions(), self._pack(kernel, bias)
+        return kernel, bias, packed
+
+    def _versions(self):
+        return self.kernel.version, None if self.bias is None else self.bias.version
+
+    @property
+    def output_activation(self):
+        return self.activation if self.activation in ("softmax", "sigmoid") else None
+
+    def _keep(self, tape, logits):
+        """What a training call leaves for backward, and for the loss of a model that ends here."""
+        call = self._current_call()
+        call.saved = tape, self._versions()
+        if self.output_activation:
+            call.logits = logits(tape)
+
+    def backward(self, grad):
+        if grad is None:
+            return None
+        call = self._current_call()
+        tape, version = call.saved
+        if version != self._versions():  # the tape refers to the kernel itself
+            raise ValueError(f"{self.name}: backward: expected the weights of the call, they were changed since")
+        g = self._backward(tape, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
+        self.add_gradient(self.kernel, g.kernel)
+        if self.bias is not None:
+            self.add_gradient(self.bias, g.bias)
+        return g.x
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
+        }
+
+
 @register_serializable(package=None)
-class Dense(Layer):
+class Dense(Affine):
     """y = activation(x W + b) over the last axis.
 
     Parameters
@@ -194,11 +295,9 @@ class Dense(Layer):
     """
 
     supports_masking = True
-    supports_ragged = True
-    _single_input = True
-    _lean = True
     streams = True
-    _packed = None, None  # versions of the weights, and the packed copy of them
+    _pack = staticmethod(gemm.dense_pack)
+    _backward = staticmethod(gemm.dense_backward)
 
     def __init__(
         self,
@@ -214,44 +313,27 @@ class Dense(Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        super().__init__(
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            kernel_constraint,
+            bias_constraint,
+            **kwargs,
+        )
         self.units = check_units(units)
-        self.activation = activations.name_of(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.kernel = self.bias = None
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-1] is None:
             raise ValueError(f"{self.name}: inputs: expected shape (B,...,F) with a known F, received {input_shape}")
-        features = int(input_shape[-1])
-        self.kernel = self.add_weight(
-            (features, self.units),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            name="kernel",
-        )
-        if self.use_bias:
-            self.bias = self.add_weight(
-                (self.units,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                name="bias",
-            )
+        self._add_weights((int(input_shape[-1]), self.units))
 
     def call(self, inputs, mask=None, training=False):
         return self._compute(inputs, mask, training, self.activation)
-
-    @property
-    def output_activation(self):
-        return self.activation if self.activation in ("softmax", "sigmoid") else None
 
     def _run_with_logits(self, inputs, mask):
         """(outputs, mask, logits), for the loss of a model that ends here; inference."""
@@ -263,37 +345,12 @@ class Dense(Layer):
         return compute_under_mask(lambda x: self._affine(x, training, activation), inputs, mask)
 
     def _affine(self, x, training, activation):
-        kernel, bias = self.kernel, self.bias
-        b = None if bias is None else bias.value
-        version = self._versions()
-        cached, packed = self._packed
-        if cached != version:
-            packed = gemm.dense_pack(kernel.value, b)
-            self._packed = version, packed
+        kernel, bias, packed = self._arrays()
         if not training:
-            return gemm.dense(x, kernel.value, b, activation=activation, packed=packed)
-        outputs, tape = gemm.dense_forward(x, kernel.value, b, activation=activation, packed=packed)
-        self.saved = tape, version
-        if self.output_activation:
-            logits = tape.z.reshape(tape.shape)
-            self._current_call().logits = x.with_values(logits) if isinstance(x, Ragged) else logits
+            return gemm.dense(x, kernel, bias, activation=activation, packed=packed)
+        outputs, tape = gemm.dense_forward(x, kernel, bias, activation=activation, packed=packed)
+        self._keep(tape, lambda tape: _like(x, tape.z.reshape(tape.shape)))
         return outputs
-
-    def _versions(self):
-        return self.kernel.version, None if self.bias is None else self.bias.version
-
-    def backward(self, grad):
-        if grad is None:
-            return None
-        call = self._current_call()
-        tape, version = call.saved
-        if version != self._versions():  # the tape refers to the kernel itself
-            raise ValueError(f"{self.name}: backward: expected the weights of the call, they were changed since")
-        g = gemm.dense_backward(tape, grad, need_x=call.need_x, from_logits=call.grad_is_of_logits)
-        self.add_gradient(self.kernel, g.kernel)
-        if self.bias is not None:
-            self.add_gradient(self.bias, g.bias)
-        return g.x
 
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights."""
@@ -306,21 +363,14 @@ class Dense(Layer):
         return (*input_shape[:-1], self.units)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activation": self.activation,
-            "use_bias": self.use_bias,
-            "kernel_initializer": initializers.serialize(self.kernel_initializer),
-            "bias_initializer": initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": constraints.serialize(self.kernel_constraint),
-            "bias_constraint": constraints.serialize(self.bias_constraint),
-        }
+        return {**super().get_config(), "units": self.units}
 
     def mask_role(self):
         return "passes"
+
+
+def _like(x, values):
+    return x.with_values(values) if isinstance(x, Ragged) else values
 
 
 def check_units(units):
