@@ -10,7 +10,19 @@ import pytest
 import fastmask.layers.symbolic
 import fastmask.models.model
 from fastmask import initializers, losses
-from fastmask.layers import GRU, LSTM, Bidirectional, Dense, Input, Layer, MaskDroppedWarning, Masking
+from fastmask.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    Dense,
+    GRUCell,
+    Input,
+    Layer,
+    LSTMCell,
+    MaskDroppedWarning,
+    Masking,
+)
 from fastmask.models import Model, Sequential
 from fastmask.optimizers import SGD, Adam
 from fastmask.ragged import Ragged
@@ -237,6 +249,21 @@ def test_monte_carlo_dropout():
     assert not np.array_equal(model.predict(X), model.predict(X))
     with pytest.raises(ValueError, match="training: expected None or True on a symbolic tensor, received False"):
         Dropout(0.5)(x, training=False)
+
+
+def test_states_of_stacked_cells_go_from_an_encoder_to_a_decoder():
+    def cells():
+        return [LSTMCell(3, dtype="float64"), GRUCell(2, dtype="float64")]
+
+    x, y = Input((None, F)), Input((None, 2))
+    _, lstm_states, gru_states = RNN(cells(), return_state=True, dtype="float64")(x)
+    assert [s.shape for s in lstm_states] == [(None, 3)] * 2 and [s.shape for s in gru_states] == [(None, 2)]
+    decoder = RNN(cells(), return_sequences=True, dtype="float64")
+    model = Model([x, y], [decoder(y, initial_state=[lstm_states, gru_states]), gru_states[0]])
+    data = [X.astype(np.float64)[:3, :4], random(3, 5, 2, dtype=np.float64)]
+    assert_model_gradients(model, data, [MASK[:3, :4], MASK[:3, :5]])
+    for a, b in zip(copy.deepcopy(model).predict(data), model.predict(data), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -503,6 +530,7 @@ BAD = {
     ),
     "output": (lambda: Dense(2).output, ValueError, "expected a layer called once on symbolic tensors, it was 0 times"),
     "set_weights": (lambda: two_headed()[0].set_weights([X]), ValueError, "weights: expected 10 arrays.*received 1"),
+    "unbuilt": (lambda: Sequential([Dense(2)]).outputs, ValueError, "expected a built model: give it an Input"),
     "get_layer": (lambda: two_headed()[0].get_layer("x"), ValueError, "name: expected one of masking"),
 }
 

@@ -468,11 +468,6 @@ def test_an_encoders_states_start_a_decoder():
     assert_same_bits(cell.get_weights(), built_in.get_weights())
 
 
-def test_states_of_stacked_cells_in_a_functional_model():
-    with pytest.raises(ValueError, match="expected one list of outputs, received lists inside it"):
-        RNN([GRUCell(2), GRUCell(3)], return_state=True)(Input((None, F)))
-
-
 # ---- bad input ------------------------------------------------------------------------------------------------------
 class Bad(PythonSumCell):
     """Returns what it is told."""

@@ -481,8 +481,7 @@ class Layer(Streamed):
     @property
     def output(self):
         """The symbolic output of the layer's only call in a model, as for `Model(model.input, layer.output)`."""
-        node = self._only_node()
-        return node.outputs[0] if node.single else list(node.outputs)
+        return self._only_node().result
 
     def _only_node(self):
         if len(self._nodes) != 1:

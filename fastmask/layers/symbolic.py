@@ -8,6 +8,7 @@ x.mask                    # the symbolic mask that travels with x, or None; may 
 
 import contextlib
 import inspect
+import itertools
 import math
 import warnings
 
@@ -121,7 +122,7 @@ class Node:
     def __init__(self, layer, kind, inputs, mask, training, options):
         self.layer, self.kind, self.inputs, self.mask = layer, kind, inputs, mask
         self.training, self.options = training, options
-        self.outputs, self.single = [], True
+        self.outputs, self.single, self.structure = [], True, None
 
     @property
     def input_list(self):
@@ -142,14 +143,11 @@ class Node:
             shapes, masks = layer.compute_output_spec(self.inputs, mask_shapes, self.options)
             dtype = layer.dtype
         self.single = not isinstance(shapes, list)
-        shapes = [shapes] if self.single else shapes
+        nested = [shapes] if self.single else shapes
         masks = masks if isinstance(masks, list) else [masks]
-        masks = masks + [None] * (len(shapes) - len(masks))
-        for i, (shape, mask) in enumerate(zip(shapes, masks, strict=True)):
-            if isinstance(shape, list):
-                raise ValueError(
-                    "expected one list of outputs, received lists inside it, as of the states of RNN([...])"
-                )
+        self.structure = number_leaves(nested)
+        masks = masks + [None] * (sum(1 for _ in leaves(nested)) - len(masks))
+        for i, (shape, mask) in enumerate(zip(leaves(nested), masks, strict=True)):
             name = layer.name if self.single else f"{layer.name}[{i}]"
             self.outputs.append(None if shape is None else SymbolicTensor(shape, dtype, name, self, mask))
 
@@ -176,8 +174,8 @@ class Node:
 
     @property
     def result(self):
-        """What the call returns: a tensor or a list of tensors."""
-        return self.outputs[0] if self.single else list(self.outputs)
+        """What the call returns: a tensor, or a list of tensors (and of lists of them, as the states of RNN([...]))."""
+        return self.outputs[0] if self.single else fill_leaves(self.structure, self.outputs)
 
 
 def call(layer, inputs, args, mask, training, options):
@@ -355,6 +353,30 @@ def substitute(value, read):
     if type(value) is dict:
         return {k: substitute(v, read) for k, v in value.items()}
     return value
+
+
+def leaves(nested):
+    """What is in lists (and lists in them), in order. A shape is a tuple and no list."""
+    for value in nested:
+        if isinstance(value, list):
+            yield from leaves(value)
+        else:
+            yield value
+
+
+def number_leaves(nested):
+    """The same lists with the number of each leaf in its place."""
+    numbers = itertools.count()
+
+    def number(value):
+        return [number(v) for v in value] if isinstance(value, list) else next(numbers)
+
+    return [number(v) for v in nested]
+
+
+def fill_leaves(structure, values):
+    """`structure` as `number_leaves` gives it with values[n] for n."""
+    return [fill_leaves(n, values) if isinstance(n, list) else values[n] for n in structure]
 
 
 def tensors_in(value):

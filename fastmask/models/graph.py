@@ -9,7 +9,7 @@ import warnings
 from typing import NamedTuple
 
 from fastmask.layers.streams import IN_PIECES, SO_FAR, WHOLE
-from fastmask.layers.symbolic import Node, SymbolicMask, SymbolicTensor, substitute, tensors_in
+from fastmask.layers.symbolic import Node, SymbolicMask, SymbolicTensor, fill_leaves, leaves, substitute, tensors_in
 from fastmask.ragged import Ragged
 
 
@@ -179,7 +179,7 @@ class Graph:
             else:
                 made = list(mask) if isinstance(mask, (list, tuple)) else [mask]
                 made += [None] * (len(step.outputs) - len(made))
-                for n, y, m in zip(step.outputs, outputs, made, strict=True):
+                for n, y, m in zip(step.outputs, leaves(outputs), made, strict=True):
                     if n >= 0:
                         values[n], mask_of[n] = y, m
             for n in step.free:
@@ -258,7 +258,7 @@ class Graph:
                 continue
             inner = call.inner[layer][-1]
             inner.need_x, inner.grad_is_of_logits = need_x, i in logit_steps
-            d_inputs = layer.backward(arrived[0] if node.single else tuple(arrived))
+            d_inputs = layer.backward(arrived[0] if node.single else tuple(fill_leaves(node.structure, arrived)))
             if type(step.inputs) is list:
                 for place, gradient in zip(step.inputs, d_inputs or [None] * len(step.inputs), strict=True):
                     arrive(place, gradient)

@@ -106,6 +106,19 @@ class Sequential(Functional):
         return super()._run_with_logits(inputs, mask)
 
     @property
+    def inputs(self):
+        return self._built_graph("inputs").inputs
+
+    @property
+    def outputs(self):
+        return self._built_graph("outputs").outputs
+
+    def _built_graph(self, what):
+        if self._graph is None:
+            raise ValueError(f"{self.name}.{what}: expected a built model: give it an Input, or call it once")
+        return self._graph
+
+    @property
     def input_names(self):
         return ["input"]
 
