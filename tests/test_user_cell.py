@@ -477,6 +477,7 @@ def test_one_loop_for_all_cells():
     user_cell(np.zeros((1, 1, 2)), (), SUM._replace(state_size=2, output_size=2))
     before = set(_jit._kernels)
     user_cell(np.zeros((1, 1, 2)), [np.zeros((2, 2)), np.zeros(2)], UserCell(two_weights, None, 2, 2))
-    assert {name for _, name, _ in set(_jit._kernels) - before} == {"call_step_21"}
+    assert {name for _, name, _ in set(_jit._kernels) - before} <= {"call_step_21"}  # another test may have had it
+    assert "call_step_21" in {name for _, name, _ in _jit._kernels}
     with pytest.raises(AttributeError, match="no_such_kernel"):
         _jit.get("user_cell", "no_such_kernel", "float64")
