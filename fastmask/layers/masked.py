@@ -46,6 +46,7 @@ class MaskedOutput(np.ndarray):
         return with_mask, (plain(self), self.mask)
 
     T = property(lambda self: plain(self).T)
+    mT = property(lambda self: plain(self).mT)
     real = property(lambda self: plain(self).real)
     imag = property(lambda self: plain(self).imag)
     flat = property(lambda self: plain(self).flat)
@@ -68,9 +69,9 @@ def _plain_method(name):
 
 
 for _name in (  # those whose result would otherwise be of the subclass
-    *("astype", "byteswap", "choose", "clip", "compress", "copy", "cumprod", "cumsum", "diagonal", "dot", "flatten"),
-    *("max", "mean", "min", "prod", "ravel", "repeat", "reshape", "round", "squeeze", "std", "sum", "swapaxes", "take"),
-    *("trace", "transpose", "var"),
+    *("argpartition", "argsort", "astype", "byteswap", "choose", "clip", "compress", "conj", "conjugate", "copy"),
+    *("cumprod", "cumsum", "diagonal", "dot", "flatten", "max", "mean", "min", "prod", "ravel", "repeat", "reshape"),
+    *("round", "squeeze", "std", "sum", "swapaxes", "take", "trace", "transpose", "var"),
 ):
     setattr(MaskedOutput, _name, _plain_method(_name))
 
@@ -129,7 +130,8 @@ def as_mask(mask, x):
             if not np.array_equal(mask.offsets, x.offsets):
                 raise ValueError("mask: expected the row lengths of the inputs, received others")
             mask = mask.values
-        return check_mask(mask, (len(x.values),))
+        rank = 2 if np.ndim(mask) > 1 < x.values.ndim else 1  # (N,T2): of steps inside the steps
+        return check_mask(mask, x.values.shape[:rank])
     if isinstance(mask, Ragged):
         raise TypeError("mask: expected an array, as the inputs are one, received a Ragged")
     try:

@@ -5,7 +5,15 @@ import threading
 
 from fastmask.registry import register_serializable, registered_class, registered_name, snake_case
 
-__all__ = ["LayerTable", "auto_name", "deserialize", "register_serializable", "serialize"]
+__all__ = [
+    "LayerTable",
+    "auto_name",
+    "deserialize",
+    "deserialize_layers",
+    "register_serializable",
+    "serialize",
+    "serialize_layers",
+]
 
 _name_counts = {}
 
@@ -39,6 +47,7 @@ class LayerTable:
         self.entries, self.new_weight = [] if self.is_new else list(entries), new_weight
         self.layers = [None] * len(self.entries)
         self._numbers = {}  # id of a layer -> its number
+        self.has_shared = False  # whether a layer was added twice
         self._being_read = set()
 
     @classmethod
@@ -56,7 +65,9 @@ class LayerTable:
     def add(self, layer):
         """{"layer": number} of a layer, which is written down if it is new."""
         number = self._numbers.get(id(layer))
-        if number is None:
+        if number is not None:
+            self.has_shared = True
+        else:
             number = self._numbers[id(layer)] = len(self.entries)
             self.layers.append(layer)  # which keeps it alive, and its id its own
             self.entries.append(None)
@@ -103,6 +114,25 @@ def deserialize(config):
     if set(config) == {"layer"} and table is not None and not table.is_new:
         return table.layer(config["layer"])
     return _read(config)
+
+
+def serialize_layers(layers):
+    """The layers of a model: a list of what `serialize` gives; if one of them is inside another, too, {"table": entries
+    of a LayerTable, "layers": numbers}, so that `deserialize_layers` makes it once."""
+    if LayerTable.in_use() is None:
+        with LayerTable() as table:
+            numbers = [serialize(layer) for layer in layers]
+        if table.has_shared:
+            return {"table": table.entries, "layers": numbers}
+    return [serialize(layer) for layer in layers]
+
+
+def deserialize_layers(config):
+    """What `serialize_layers` gave, as layers."""
+    if LayerTable.in_use() is None and isinstance(config, dict):
+        with LayerTable(config["table"]):
+            return [deserialize(entry) for entry in config["layers"]]
+    return [deserialize(entry) for entry in config]
 
 
 def _written_down(layer):

@@ -7,6 +7,11 @@ def map_inputs(function, inputs):
     return [function(x) for x in inputs] if isinstance(inputs, (list, tuple)) else function(inputs)
 
 
+def none_if_all_none(values):
+    """The list of several masks; None if there is none in it."""
+    return None if all(v is None for v in values) else values
+
+
 def map_shape(function, shape):
     return [function(s) for s in shape] if is_nested(shape) else function(shape)
 

@@ -133,6 +133,12 @@ class Node:
         """All tensors this call reads: inputs, masks and those among the options."""
         return [*self.input_list, *tensors_in(self.mask), *tensors_in(self.options)]
 
+    @property
+    def loses_mask(self):
+        """Whether a mask comes in and none goes out."""
+        comes_in = _mask_shapes(self.inputs, self.mask) is not None
+        return comes_in and all(t is None or t.mask is None for t in self.outputs)
+
     def infer(self):
         """Find shapes and masks of the outputs, which makes them."""
         layer, mask_shapes = self.layer, _mask_shapes(self.inputs, self.mask)

@@ -94,7 +94,8 @@ def rows_of(model, x, y=None, sample_weight=None, mask=None):
     if model._input_keys is not None:
         names = model.input_names
         x_names = [f"x[{name!r}]" for name in names]
-        x, mask = per_part(x, names, "x"), per_part(mask, names, "mask")
+        one = len(names) == 1  # then it may come without a list around it
+        x, mask = per_part(x, names, "x", share=one), per_part(mask, names, "mask", share=one)
     else:
         shape = None if model._shape_is_guess else model.input_shape
         x = x[model.input_names[0]] if isinstance(x, dict) and set(x) == set(model.input_names) else x
@@ -104,8 +105,8 @@ def rows_of(model, x, y=None, sample_weight=None, mask=None):
         x, mask = [x], [mask]
     names = model.output_names
     y_names = ["y"] if len(names) == 1 else [f"y[{name!r}]" for name in names]
-    several = len(names) > 1
-    y = per_part(y, names, "y") if several or isinstance(y, dict) else [y]
+    several = model._output_keys is not None
+    y = per_part(y, names, "y", share=len(names) == 1) if several or isinstance(y, dict) else [y]
     if several or isinstance(sample_weight, dict):
         sample_weight = per_part(sample_weight, names, "sample_weight", share=True)
     else:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.checks import check_number
-from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.masked import as_mask, map_values, mask_of, plain, refuse_numpy_ma, values_of
 from fastmask.losses import flat_arguments
 from fastmask.ops.loss import as_labels, as_step_weight
 from fastmask.ops.mask import check_count
@@ -260,6 +260,22 @@ def align(value, outputs, mask, name):
     padded = np.zeros((B, T, *steps.shape[1:]), steps.dtype)
     padded[valid] = steps
     return padded
+
+
+def apart(outputs, inputs):
+    """The outputs of a model, each an array of its own: copies of what are the inputs themselves, or views of them, as
+    where nothing is masked."""
+    taken = [values_of(x) for x in inputs]
+
+    def own(y):
+        if y is None:
+            return None
+        if any(np.may_share_memory(values_of(y), other) for other in taken):
+            y = map_values(np.copy, y)
+        taken.append(values_of(y))
+        return y
+
+    return [own(y) for y in outputs] if isinstance(outputs, (list, tuple)) else own(outputs)
 
 
 def join(parts):

@@ -8,7 +8,9 @@ Values and masks of a run lie in numbered places, one for each tensor. A `Step` 
 import warnings
 from typing import NamedTuple
 
+from fastmask.layers.calls import Recording
 from fastmask.layers.streams import IN_PIECES, SO_FAR, WHOLE
+from fastmask.layers.structure import none_if_all_none
 from fastmask.layers.symbolic import Node, SymbolicMask, SymbolicTensor, fill_leaves, leaves, substitute, tensors_in
 from fastmask.ragged import Ragged
 
@@ -66,7 +68,7 @@ class Graph:
         tensor = self.inputs[0]
         for node in self.nodes:
             plain = node.single and node.kind == "call" and not node.options and node.mask is None
-            if node.sources != [tensor] or not plain:
+            if node.inputs is not tensor or not plain:
                 return False
             tensor = node.outputs[0]
         return len(self.inputs) == len(self.outputs) == 1 and tensor is self.outputs[0]
@@ -128,12 +130,13 @@ class Graph:
                     x, mask, state[i] = layer.stream_call(x, mask, state[i])
                 else:
                     x, mask = layer._run(x, mask, False)
-            return (x,), (mask,), (None,)
+            return [x], [mask], [None]
         values, mask_of = [None] * len(self._number), [None] * len(self._number)
         values[: len(inputs)], mask_of[: len(masks)] = inputs, masks
 
         def read(place):
-            return (mask_of if place.is_mask else values)[place.number]
+            value = values[place.number]
+            return _in_rows(mask_of[place.number], value) if place.is_mask else value
 
         def fill(structure):
             if type(structure) is Place:
@@ -149,9 +152,7 @@ class Graph:
             layer = node.layer
             if type(step.inputs) is list:
                 x = [layer._as_input(read(p)) for p in step.inputs]
-                mask = [None if p.is_mask else mask_of[p.number] for p in step.inputs]
-                if all(m is None for m in mask):
-                    mask = None
+                mask = none_if_all_none([None if p.is_mask else mask_of[p.number] for p in step.inputs])
             else:
                 x, mask = (
                     layer._as_input(read(step.inputs)),
@@ -159,18 +160,23 @@ class Graph:
                 )
             if step.mask is not None:
                 mask = fill(step.mask)
-                if mask is not None and not (type(mask) is list and all(m is None for m in mask)):
-                    mask = layer._as_masks(mask, x)
+                mask = None if mask is None else layer._as_masks(mask, x)
             if node.kind == "mask":
                 outputs, mask = layer.compute_mask(x, mask), None
+                if node.single:
+                    outputs = _in_rows(outputs, x)
+                else:
+                    outputs = [_in_rows(m, x) for m in outputs or [None] * len(step.outputs)]
             elif i in state:
                 outputs, mask, state[i] = layer.stream_call(x, mask, state[i])
+            elif node.training and not training:  # by itself: nothing goes back through it
+                with Recording() as by_itself:
+                    outputs, mask = layer._run(x, mask, True, (), fill(step.options))
+                logits[i] = by_itself.inner[layer][-1].logits
             elif want_logits and i in wanted and layer.output_activation:
                 outputs, mask, logits[i] = layer._run_with_logits(x, mask)
             else:
-                outputs, mask = layer._run(
-                    x, mask, training or bool(node.training), (), fill(step.options) if step.options else {}
-                )
+                outputs, mask = layer._run(x, mask, training, (), fill(step.options) if step.options else {})
                 if training and i in wanted:
                     logits[i] = call.inner[layer][-1].logits
             if node.single:
@@ -299,8 +305,12 @@ class Graph:
         """(shapes, mask shapes) of the outputs for inputs of other shapes and masks: lists."""
         asked = tuple(map(tuple, shapes)), tuple(None if m is None else tuple(m) for m in mask_shapes)
         if asked not in self._specs:  # models in models in models ask again and again
-            self._specs[asked] = self._find_output_spec(shapes, mask_shapes)
-        shapes, mask_shapes = self._specs[asked]
+            with warnings.catch_warnings(record=True) as said:  # of masks that are lost
+                warnings.simplefilter("always")
+                self._specs[asked] = *self._find_output_spec(shapes, mask_shapes), [w.message for w in said]
+        shapes, mask_shapes, said = self._specs[asked]
+        for message in said:
+            warnings.warn(message, stacklevel=2)
         return list(shapes), list(mask_shapes)
 
     def _find_output_spec(self, shapes, mask_shapes):
@@ -316,9 +326,12 @@ class Graph:
 
         for node in self.nodes:
             again = Node(node.layer, node.kind, substitute(node.inputs, twin), substitute(node.mask, twin), None, {})
+            if again.mask is None and node.mask is not None:
+                again.mask = []  # one that is not there; None would be what travels with the inputs
             again.options = substitute(node.options, twin)
             again.infer()
-            twins.update((id(t), a) for t, a in zip(node.outputs, again.outputs, strict=True) if t is not None)
+            made = again.outputs + [None] * (len(node.outputs) - len(again.outputs))  # of masks that are not there
+            twins.update((id(t), a) for t, a in zip(node.outputs, made, strict=True) if t is not None)
         outputs = [twin(t) for t in self.outputs]
         return (
             [None if t is None else t.shape for t in outputs],
@@ -339,7 +352,15 @@ class Graph:
 
         number = {id(layer): i for i, layer in enumerate(self.layers)}
         return {
-            "inputs": [{"batch_shape": list(t.shape), "dtype": t.dtype, "name": t.name} for t in self.inputs],
+            "inputs": [
+                {
+                    "batch_shape": list(t.shape),
+                    "dtype": t.dtype,
+                    "name": t.name,
+                    "mask_shape": None if t.mask is None else list(t.mask.shape),
+                }
+                for t in self.inputs
+            ],
             "nodes": [
                 {
                     "layer": number[id(node.layer)],
@@ -363,8 +384,12 @@ class Graph:
         ValueError
             What no `to_spec` would write: a node that refers to itself or a later one (a cycle), unknown layers.
         """
-        inputs = [make_input(**entry) for entry in spec["inputs"]]
-        made = []
+        inputs, made = [], []
+        for entry in spec["inputs"]:
+            x = make_input(batch_shape=entry["batch_shape"], dtype=entry["dtype"], name=entry["name"])
+            if entry["mask_shape"] is not None:  # it is a tensor in the middle of another model
+                x.mask = SymbolicMask(x, entry["mask_shape"])
+            inputs.append(x)
 
         def tensor(reference):
             kind, *numbers = reference
@@ -446,6 +471,12 @@ def _layers_in_keras_order(nodes, order):
     for node in sorted(nodes, key=order.get):
         first.setdefault(node.layer, len(first))
     return sorted(first, key=lambda layer: (-layer_depth[layer], first[layer]))
+
+
+def _in_rows(mask, like):
+    """The mask of a Ragged as a Ragged with the same rows, if it has as many steps; any other as it is."""
+    same_steps = mask is not None and isinstance(like, Ragged) and len(mask) == len(like.values)
+    return like.with_values(mask) if same_steps else mask
 
 
 def _added(a, b):

@@ -1,7 +1,7 @@
 """Model: layers put together by calling them on symbolic tensors, or a class of one's own that can be trained."""
 
 from fastmask.layers.base import Layer
-from fastmask.layers.registry import deserialize, register_serializable, serialize
+from fastmask.layers.registry import deserialize_layers, register_serializable, serialize_layers
 from fastmask.layers.symbolic import Input, SymbolicTensor
 from fastmask.models.graph import Graph
 from fastmask.models.saving import Saver
@@ -18,7 +18,7 @@ class Model(Trainer, Saver, Layer):
     inputs : SymbolicTensor, list or dict of them
         Inputs, or tensors in the middle of another model.
     outputs : SymbolicTensor, list or dict of them
-        What is to be computed; masks (`x.mask`) may be among them.
+        What is to be computed; masks (`x.mask`) may be among them, which of Ragged inputs are Ragged, too.
     name : str, optional
     trainable : bool
         False freezes all layers.
@@ -27,8 +27,9 @@ class Model(Trainer, Saver, Layer):
     -----
     Layers may be shared between calls and between models: an autoencoder and its ``Model(inputs, encoded)`` have the
     same weights. A model is a layer itself: called on symbolic tensors it becomes part of another model, called on
-    arrays it computes. Masks travel by themselves; ``layer(x, mask=m)`` gives another, ``layer.compute_mask(x)`` and
-    ``x.mask`` are symbolic masks. Shapes that do not fit are found when a layer is called, both layers named.
+    arrays it computes. Masks travel by themselves, into models inside models, too (where Keras warns, though nothing is
+    lost); ``layer(x, mask=m)`` gives another, ``layer.compute_mask(x)`` and ``x.mask`` are symbolic masks. Shapes that
+    do not fit are found when a layer is called, both layers named.
 
     Several inputs and outputs come and go as lists in the order given here; data may be given as dicts by the names of
     the inputs, targets by the names of the layers that make the outputs. Without arguments this is the base of a class
@@ -105,6 +106,9 @@ class Model(Trainer, Saver, Layer):
         if not self.built:
             raise ValueError(f"{self.name}.summary: expected a built model: give it an Input, or call it once")
         (print_fn or print)("\n".join(summary_lines(self, line_length)))
+
+    def _mask_does_not_fit(self, mask_shape, output_shape):
+        """Nothing to say: the layers inside had the mask, and have used it up."""
 
     def mask_role(self):
         return "as its layers"
@@ -234,7 +238,9 @@ class Functional(Model):
             inputs = self._by_name(inputs, self.input_names, "inputs")
             mask = self._by_name(mask, self.input_names, "mask", partial=True) if isinstance(mask, dict) else mask
         elif self._input_keys is not None and not isinstance(inputs, (list, tuple)):
-            raise ValueError(f"{self.name}: inputs: expected {len(self.inputs)} of them in a list, received one")
+            if len(self._graph.inputs) > 1:
+                raise ValueError(f"{self.name}: inputs: expected {len(self.inputs)} of them in a list, received one")
+            inputs, mask = [inputs], None if mask is None else [mask]
         if self._input_keys is not None and len(inputs) != len(self._graph.inputs):
             raise ValueError(f"{self.name}: inputs: expected {len(self._graph.inputs)}, received {len(inputs)}")
         return inputs, mask
@@ -337,7 +343,7 @@ class Functional(Model):
             "trainable": self.trainable,
             "input_keys": self._input_keys,
             "output_keys": self._output_keys,
-            "layers": [serialize(layer) for layer in self._layers],
+            "layers": serialize_layers(self._layers),
             "graph": self._graph.to_spec(),
         }
 
@@ -350,7 +356,7 @@ class Functional(Model):
         ValueError
             Not a configuration that `get_config` gives: unknown layers, references that make a cycle.
         """
-        layers = [deserialize(entry) for entry in config["layers"]]
+        layers = deserialize_layers(config["layers"])
         graph = Graph.from_spec(config["graph"], layers, Input)
         model = cls(
             _structured(graph.inputs, _key(config["input_keys"])),

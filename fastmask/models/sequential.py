@@ -1,7 +1,7 @@
 """Sequential: layers one after the other."""
 
 from fastmask.layers.base import Layer
-from fastmask.layers.registry import deserialize, register_serializable, serialize
+from fastmask.layers.registry import deserialize_layers, register_serializable, serialize_layers
 from fastmask.layers.symbolic import Input
 from fastmask.models.graph import Graph
 from fastmask.models.model import Functional, Model
@@ -21,8 +21,8 @@ class Sequential(Functional):
 
     Notes
     -----
-    Masks travel from layer to layer by themselves; `mask=` is that of the input. Shapes that do not fit are found when
-    the model is built.
+    Masks travel from layer to layer by themselves, as in `Model`; `mask=` is that of the input. Shapes that do not fit
+    are found when the model is built.
 
     Examples
     --------
@@ -147,14 +147,14 @@ class Sequential(Functional):
             "trainable": self.trainable,
             "input_shape": shape,
             "input_dtype": None if shape is None else self._graph.inputs[0].dtype,
-            "layers": [serialize(layer) for layer in self._layers],
+            "layers": serialize_layers(self._layers),
         }
 
     @classmethod
     def from_config(cls, config):
         shape = config.get("input_shape")
         start = [] if shape is None else [Input(batch_shape=tuple(shape), dtype=config.get("input_dtype", "float32"))]
-        model = cls(start + [deserialize(layer) for layer in config["layers"]], name=config.get("name"))
+        model = cls(start + deserialize_layers(config["layers"]), name=config.get("name"))
         if not config.get("trainable", True):
             model.trainable = False
         return model

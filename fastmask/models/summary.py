@@ -39,9 +39,15 @@ def _row(layer, nodes):
         f"{layer.name} ({type(layer).__name__})",
         ", ".join(str(shape) for shape in shapes) or "?",
         f"{layer.count_params():,}",
-        layer.mask_role(),
+        _mask_word(layer, nodes),
         "; ".join(", ".join(_source(t) for t in node.sources) for node in nodes),
     )
+
+
+def _mask_word(layer, nodes):
+    """What the layer does with masks; "drops" if it does so in one of its calls."""
+    role = layer.mask_role()
+    return "drops" if role in ("passes", "changes") and any(node.loses_mask for node in nodes) else role
 
 
 def _row_of_input(tensor):

@@ -8,7 +8,7 @@ from fastmask import initializers, losses, metrics, optimizers
 from fastmask.callbacks import CallbackList
 from fastmask.layers.calls import Recording
 from fastmask.models.batches import batches_of, gives_batches, rows_of
-from fastmask.models.data import ClassWeights, join, per_part
+from fastmask.models.data import ClassWeights, apart, join, per_part
 from fastmask.models.progress import Progress, WholeSteps
 from fastmask.models.scores import Scores
 from fastmask.ops.mask import check_count
@@ -81,7 +81,8 @@ class Trainer:
         if len(names) > 1 or given is None or isinstance(given, dict):
             given = per_part(given, names, argument)
         elif isinstance(given, (list, tuple)):
-            given = [given]
+            is_per_output = len(given) == 1 and isinstance(given[0], (list, tuple))
+            given = given if is_per_output else [given]
         else:
             raise TypeError(f"{argument}: expected a list, received {given!r}")
         lists = [[] if g is None else list(g) if isinstance(g, (list, tuple)) else [g] for g in given]
@@ -313,7 +314,7 @@ class Trainer:
             A Ragged if x is a Ragged or a list of arrays and the outputs are one for each step.
         """
         if mask is steps is callbacks is None and not verbose and self._is_one_batch(x, batch_size):
-            return self._run(x, None, False)[0]  # the shortest way, for single steps
+            return apart(self._run(x, None, False)[0], [x])  # the shortest way, for single steps
         batches = batches_of(self, x, mask=mask, batch_size=batch_size, steps=_steps(steps, "steps"), targets=False)
         progress = Progress(verbose, "predict")
         callbacks = self._callback_list(callbacks, progress, verbose, 1, batches.steps)
@@ -324,7 +325,7 @@ class Trainer:
             callbacks.on_predict_begin()
             for i, batch in enumerate(batches.from_start()):
                 callbacks.on_predict_batch_begin(i)
-                parts.append(self._run(*self._inputs_of(batch), False)[0])
+                parts.append(apart(self._run(*self._inputs_of(batch), False)[0], batch.x))
                 callbacks.on_predict_batch_end(i, {"outputs": self._named_outputs(parts[-1])} if wanted else None)
                 if self.stop_predicting:
                     break
