@@ -81,7 +81,7 @@ def test_masks_shapes_and_configurations_are_checked():
         def compute_mask(self, inputs, mask=None):
             return None if mask is None else mask[:, :2]
 
-    with pytest.raises(AssertionError, match="compute_mask: expected a shape that fits"):
+    with pytest.raises(ValueError, match=r"compute_mask: mask: expected shape \(B,T\) = \(3,5\), received \(3, 2\)"):
         check_layer(Misfit(), (3, 5, 4))
 
     class Misshapen(Scaled):

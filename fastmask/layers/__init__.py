@@ -2,7 +2,7 @@
 
 from fastmask.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from fastmask.layers.attention import AdditiveAttention, Attention
-from fastmask.layers.base import Layer, MaskDroppedWarning
+from fastmask.layers.base import Layer
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastmask.layers.convolution import Conv1D
@@ -12,6 +12,7 @@ from fastmask.layers.embedding import Embedding
 from fastmask.layers.lambda_layer import Lambda
 from fastmask.layers.merging import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization, UnitNormalization
+from fastmask.layers.outgoing import MaskDroppedWarning
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalAvgPool1D, GlobalMaxPool1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize

@@ -9,10 +9,11 @@ import numpy as np
 from fastmask import constraints, initializers, regularizers
 from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
-from fastmask.layers.masked import MaskedOutput, MaskedRagged, as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.outgoing import masks_of_arrays, masks_of_shapes, warn_dropped
 from fastmask.layers.registry import LayerTable, auto_name
 from fastmask.layers.streams import Streamed
-from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape
+from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape, none_if_all_none
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
 
@@ -22,16 +23,6 @@ NOT_SUPPORTED = (
     *("activity_regularizer", "kernel_regularizer", "recurrent_regularizer", "bias_regularizer"),
     *("kernel_constraint", "recurrent_constraint", "bias_constraint", "lora_rank", "quantization_config", "unroll"),
 )
-
-
-class MaskDroppedWarning(UserWarning):
-    """A mask came in and none goes out, though nothing used it up. `warnings.simplefilter("error", MaskDroppedWarning)`
-    makes it an error."""
-
-
-def warn_dropped(layer, why):
-    """Say that `layer` loses a mask, and what to do about it."""
-    warnings.warn(f"{layer.name}: {type(layer).__name__} {why}", MaskDroppedWarning, stacklevel=5)
 
 
 class Layer(Streamed):
@@ -60,7 +51,8 @@ class Layer(Streamed):
       very call: ``self.saved.x = x``, or ``self.saved = x``). A sub-layer is gone back through by its own ``backward``,
       latest call first. A layer without `backward` works for inference.
     - masks: ``supports_masking = True`` hands the mask on as it is, ``compute_mask(inputs, mask)`` makes another. A
-      layer that does neither drops it, with a MaskDroppedWarning.
+      layer that does neither drops it, with a MaskDroppedWarning. If there are layers inside, the inputs of `call`
+      carry their mask, so that these use it and the outputs carry what is left of it (as in Keras, which warns, too).
     - ``streams = True`` if each step of the outputs depends on that step of the inputs alone: then it works in
       `Model.stream` (see `Streamed`).
 
@@ -76,19 +68,25 @@ class Layer(Streamed):
     _lean = False  # inference needs no Call: `call` sets self.saved and calls sub-layers in training only
     _makes_mask = False  # compute_mask may give a mask though none came in
     _takes_mask = _takes_training = False  # whether call has these arguments
+    _inputs_carry = False  # whether the inputs of call carry their masks, for the layers inside it to hear of
+    _has_compute_mask = False  # whether compute_mask is that of a class of its own ...
+    _compute_mask_is_trusted = False  # ... and its masks fit
 
     # ---- making -----------------------------------------------------------------------------------------------------
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__
+        own, is_ours = cls.__dict__, cls.__module__.partition(".")[0] == "fastmask"
         if "call" in own:
             parameters = inspect.signature(own["call"]).parameters
             cls._takes_mask, cls._takes_training = "mask" in parameters, "training" in parameters
-        if cls.__module__.partition(".")[0] == "fastmask" and Layer in cls.__bases__:
+            cls._inputs_carry = not is_ours
+        if is_ours and Layer in cls.__bases__:
             cls._casts_integers = own.get("_casts_integers", True)  # its layers compute in floats
         if "compute_mask" in own:
-            if own["compute_mask"] is not Layer.compute_mask:
+            cls._has_compute_mask = own["compute_mask"] is not Layer.compute_mask
+            if cls._has_compute_mask:
                 cls.compute_mask = managed.compute_mask(own["compute_mask"])
+                cls._compute_mask_is_trusted = own.get("_compute_mask_is_trusted", is_ours)
             cls.supports_masking = own.get("supports_masking", True)
             cls._makes_mask = own.get("_makes_mask", True)
         if "build" in own:
@@ -321,13 +319,9 @@ class Layer(Streamed):
 
     def _as_arguments(self, inputs, given):
         """(inputs, mask) as `_run` takes them: plain, of the layer's dtype, and the mask given or that they carry."""
-        mask = map_inputs(mask_of, inputs) if self._is_list(inputs) else mask_of(inputs)
+        carried = self._carried_mask(inputs)
         inputs = map_inputs(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
-        if given is not None:
-            mask = self._as_masks(given, inputs)
-        elif isinstance(mask, list) and all(m is None for m in mask):
-            mask = None
-        return inputs, mask
+        return inputs, carried if given is None else self._as_masks(given, inputs)
 
     def _is_list(self, inputs):
         """Whether inputs is a list of several inputs, not one array written as a list."""
@@ -362,13 +356,18 @@ class Layer(Streamed):
     def _cast(self, x):
         return x if x.dtype == self._dtype else x.astype(self._dtype)
 
+    def _carried_mask(self, inputs):
+        """The mask that travels with the inputs, a list for several of them; None if there is none at all."""
+        return none_if_all_none(map_inputs(mask_of, inputs)) if self._is_list(inputs) else mask_of(inputs)
+
     def _as_masks(self, mask, inputs):
+        """What is given as mask= as arrays that fit the inputs; None if that means no mask."""
         if isinstance(inputs, list):
             if not isinstance(mask, (list, tuple)) or len(mask) != len(inputs):
                 raise ValueError(
                     f"mask: expected a list of {len(inputs)} masks or Nones, one for each input, received {mask!r}"
                 )
-            return [None if m is None else as_mask(m, x) for m, x in zip(mask, inputs, strict=True)]
+            return none_if_all_none([None if m is None else as_mask(m, x) for m, x in zip(mask, inputs, strict=True)])
         return as_mask(mask, inputs)
 
     def _run(self, inputs, mask, training, args=(), kwargs=None):
@@ -392,26 +391,24 @@ class Layer(Streamed):
             kwargs = {**kwargs, "mask": mask}
         if self._takes_training:
             kwargs = {**kwargs, "training": training}
-        outputs = self.call(inputs, *args, **kwargs)
-        if type(outputs) in (MaskedOutput, MaskedRagged):  # a sub-layer's
-            return plain(outputs), mask_of(outputs)
-        if isinstance(outputs, (list, tuple)) and any(mask_of(y) is not None for y in outputs):
-            return type(outputs)(map(plain, outputs)), [mask_of(y) for y in outputs]
-        if mask is None and not self._makes_mask:
+        is_read_inside = mask is not None and self._inputs_carry and self._sub_layers()
+        outputs = self.call(attach(inputs, mask) if is_read_inside else inputs, *args, **kwargs)
+        several = isinstance(outputs, (list, tuple))
+        made = none_if_all_none([mask_of(y) for y in outputs]) if several else mask_of(outputs)
+        if made is not None:  # by a layer inside
+            outputs = type(outputs)(map(plain, outputs)) if several else plain(outputs)
+            if self._compute_mask_is_trusted or not (self._has_compute_mask and several):
+                return outputs, made
+        elif mask is None and not self._makes_mask:
             return outputs, None
         if self.supports_masking:
-            several = mask is None and isinstance(inputs, list)
-            mask = self.compute_mask(inputs, [None] * len(inputs) if several else mask)
-            if isinstance(outputs, (list, tuple)):
-                if len(outputs) > 1 and isinstance(mask, np.ndarray):
-                    warn_dropped(
-                        self,
-                        f"has {len(outputs)} outputs and one mask, which goes with the first: give it a compute_mask "
-                        "that returns a list, None where an output has no mask",
-                    )
-            elif isinstance(mask, (list, tuple)):
-                mask = self._first_mask(mask)
-            return outputs, mask
+            no_mask = [None] * len(inputs) if isinstance(inputs, list) else None
+            mask = self.compute_mask(inputs, no_mask if mask is None else mask)
+            mask = list(mask) if isinstance(mask, tuple) else mask
+            computed = masks_of_arrays(self, mask, list(outputs) if several else outputs, inputs)
+            if made is None or computed is None:
+                return outputs, computed if made is None else made
+            return outputs, [c if m is None else m for m, c in zip(made, computed, strict=True)]
         if mask is not None:
             self._warn_dropped()
         return outputs, None
@@ -423,12 +420,13 @@ class Layer(Streamed):
             "supports_masking = True or compute_mask.",
         )
 
-    def _first_mask(self, masks):
-        """The mask of the one output of a layer that hands on those of several inputs without a word on which."""
-        given = [m for m in masks if m is not None]
-        if len(given) > 1 and any(m is not given[0] for m in given):
-            warn_dropped(self, "hands on the mask of its first input only: give it a compute_mask")
-        return masks[0]
+    def _mask_does_not_fit(self, mask_shape, output_shape):
+        """The mask of an output that has not the steps of the mask which is handed on: none."""
+        warn_dropped(
+            self,
+            f"hands on the mask as it is, of shape {mask_shape}, but that does not fit its outputs, of shape "
+            f"{output_shape}, so it is lost here: give it a compute_mask (which returns None if the mask is used up).",
+        )
 
     def call(self, inputs):
         """The computation."""
@@ -436,7 +434,9 @@ class Layer(Streamed):
 
     def compute_mask(self, inputs, mask=None):
         """The mask of the outputs; here the one that came in. Of symbolic inputs it is symbolic."""
-        return map_inputs(lambda x: x.mask, inputs) if mask is None and is_symbolic(inputs) else mask
+        if mask is not None:
+            return mask
+        return map_inputs(lambda x: x.mask, inputs) if is_symbolic(inputs) else self._carried_mask(inputs)
 
     def compute_mask_shape(self, input_shape, mask_shape):
         """Shape of the mask of the outputs, None where there is none; a list for several outputs.
@@ -446,12 +446,12 @@ class Layer(Streamed):
         """
         if mask_shape is None and not self._makes_mask:
             return None
-        if type(self).compute_mask is not Layer.compute_mask:
+        if self._has_compute_mask:
             return symbolic.try_compute_mask(self, input_shape, mask_shape)
         if not self.supports_masking:
             self._warn_dropped()
             return None
-        return self._first_mask(mask_shape) if isinstance(mask_shape, list) else mask_shape
+        return mask_shape
 
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights; here nothing is known."""
@@ -466,10 +466,11 @@ class Layer(Streamed):
     def compute_output_spec(self, inputs, mask_shape, options):
         """(shapes, shapes of the masks) of the outputs of a call on symbolic inputs with these options."""
         own = type(self)
-        finds_masks = own.compute_mask is not Layer.compute_mask or not self._sub_layers()
+        finds_masks = self._has_compute_mask or not self._sub_layers()
         if own.compute_output_shape is not Layer.compute_output_shape and finds_masks:
             shape = map_inputs(lambda x: x.shape, inputs)
-            return self.compute_output_shape(shape), self.compute_mask_shape(shape, mask_shape)
+            outputs, masks = self.compute_output_shape(shape), self.compute_mask_shape(shape, mask_shape)
+            return outputs, masks_of_shapes(self, masks, outputs, shape)
         return symbolic.try_out(self, inputs, mask_shape, options)
 
     # ---- in a model -------------------------------------------------------------------------------------------------
@@ -588,11 +589,11 @@ class Layer(Streamed):
 
     def mask_role(self):
         """What this layer does with a mask, in a word or two, for `summary`."""
-        if type(self).compute_mask is not Layer.compute_mask:
+        if self._has_compute_mask:
             return "changes"
         if self.supports_masking:
             return "uses, passes" if self._takes_mask else "passes"
-        return "drops"
+        return "as its layers" if self._inputs_carry and self._sub_layers() else "drops"
 
     def __getstate__(self):
         return {key: value for key, value in self.__dict__.items() if key not in ("_latest", "_packed", "_nodes")}

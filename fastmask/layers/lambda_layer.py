@@ -5,8 +5,9 @@ import inspect
 import numpy as np
 
 from fastmask.layers import symbolic
-from fastmask.layers.base import Layer, warn_dropped
-from fastmask.layers.masked import as_mask, finite_under_mask
+from fastmask.layers.base import Layer
+from fastmask.layers.masked import finite_under_mask
+from fastmask.layers.outgoing import warn_dropped
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import is_nested, map_inputs
 from fastmask.ragged import Ragged
@@ -51,6 +52,7 @@ class Lambda(Layer):
 
     supports_ragged = True
     _casts_integers = False
+    _compute_mask_is_trusted = False
     _no_stream = "set streams = True on it if its function takes each step by itself"
 
     def __init__(self, function, output_shape=None, mask=None, arguments=None, gradient=None, **kwargs):
@@ -91,12 +93,6 @@ class Lambda(Layer):
         return d_inputs
 
     # ---- masks and shapes -------------------------------------------------------------------------------------------
-    def _call_and_mask(self, inputs, mask, training, args, kwargs):
-        outputs, mask = super()._call_and_mask(inputs, mask, training, args, kwargs)
-        if self.supports_masking and isinstance(mask, np.ndarray) and not isinstance(outputs, (list, tuple)):
-            mask = as_mask(mask, outputs)
-        return outputs, mask
-
     def compute_mask(self, inputs, mask=None):
         return self.mask(inputs, mask) if callable(self.mask) else self.mask
 
@@ -122,6 +118,9 @@ class Lambda(Layer):
         return ((input_shape[0] if is_nested(input_shape) else input_shape)[0], *self.output_shape)
 
     def compute_output_spec(self, inputs, mask_shape, options):
+        if isinstance(self.mask, np.ndarray):  # that of one batch, whose size no trial knows
+            unmasked = Lambda(self.function, self.output_shape, None, self.arguments, name=self.name, dtype=self.dtype)
+            return unmasked.compute_output_spec(inputs, None, options)[0], self.mask.shape
         if self.output_shape is None:  # the function may want the mask, too
             return symbolic.try_out(self, inputs, mask_shape, options)
         return super().compute_output_spec(inputs, mask_shape, options)

@@ -10,11 +10,13 @@ from fastmask.layers.structure import is_symbolic
 
 
 def compute_mask(function):
-    """compute_mask that takes symbolic inputs, too."""
+    """compute_mask that takes symbolic inputs, too, and hears of the mask that travels with the inputs."""
 
     @functools.wraps(function)
     def managed(self, inputs, mask=None):
-        return symbolic.compute_mask(self, inputs, mask) if is_symbolic(inputs) else function(self, inputs, mask)
+        if is_symbolic(inputs):
+            return symbolic.compute_mask(self, inputs, mask)
+        return function(self, inputs, self._carried_mask(inputs) if mask is None else mask)
 
     return managed
 

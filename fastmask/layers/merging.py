@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from fastmask.checks import check_axis, check_whole
-from fastmask.layers.base import Layer, warn_dropped
+from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask, map_values, values_of, zero_under_mask
+from fastmask.layers.outgoing import warn_dropped
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.streams import IN_PIECES, WHOLE, refuse_along_time
 from fastmask.layers.structure import differ, is_nested, map_inputs
@@ -171,8 +172,8 @@ class Add(_Elementwise):
     too.
 
     Masks do not change the sum, but NaN and infinity at masked steps count as 0. If all inputs are masked, the output
-    is valid where any input is (OR, as in Keras 3); if only some are, the mask is dropped with a MaskDroppedWarning. An
-    input of lower rank has no steps to mask: beside it the mask goes on (Keras drops it).
+    is valid where any input is (OR, as in Keras 3); if only some are, the mask is dropped with a MaskDroppedWarning
+    (Keras: in silence). An input of lower rank has no steps to mask: beside it the mask goes on (Keras drops it).
 
     Examples
     --------
@@ -467,6 +468,11 @@ class Dot(_Merge):
             raise ValueError(f"axes: expected a whole number or two of them, received {axes!r}")
         self.axes = tuple(check_whole(axis, "axes") for axis in axes) if one_each else check_whole(axes, "axes")
         self.normalize = bool(normalize)
+        self._leaves_steps = False  # whether time stays, and with it a mask is lost; once built
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._leaves_steps = any(axis > 1 for axis in self._axes(map(len, input_shape)))
 
     def _axes(self, ranks):
         """The two axes counted from the front."""
@@ -527,7 +533,7 @@ class Dot(_Merge):
         return (batch, *rest) if rest else (batch, 1)
 
     def mask_role(self):
-        return "uses, ends"
+        return "drops" if self._leaves_steps else "uses, ends"
 
     def get_config(self):
         return {**super().get_config(), "axes": self.axes, "normalize": self.normalize}

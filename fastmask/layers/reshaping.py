@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from fastmask.checks import check_whole
-from fastmask.layers.base import Layer, warn_dropped
+from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask
+from fastmask.layers.outgoing import warn_dropped
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.streams import IN_PIECES, WHOLE
 from fastmask.layers.structure import differ, is_nested, map_inputs
@@ -77,7 +78,8 @@ class Flatten(_Rearrangement):
 
     Notes
     -----
-    The mask of a sequence is dropped, with a MaskDroppedWarning. Of (B,) the result is (B,1).
+    The mask of a sequence is dropped, with a MaskDroppedWarning; that of rows (B,F) goes on (Keras drops it, too). Of
+    (B,) the result is (B,1).
     """
 
     def __init__(self, data_format=None, **kwargs):

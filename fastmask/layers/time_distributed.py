@@ -1,9 +1,12 @@
 """TimeDistributed: a layer applied to every step by itself."""
 
+import contextlib
+
 import numpy as np
 
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask
+from fastmask.layers.outgoing import mask_kept_outside
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.ragged import Ragged
 
@@ -65,11 +68,13 @@ class TimeDistributed(Layer):
     def _call_and_mask(self, inputs, mask, training, args=(), kwargs=None):
         self.check_input_shape(inputs.shape)
         layer, each = self.layer, None
-        if mask is not None and (_is_nested(mask, inputs) or layer.supports_masking or layer._takes_mask):
+        masks_whole_steps = mask is not None and not _is_nested(mask, inputs)  # then it goes on from here in any case
+        if masks_whole_steps and not (layer.supports_masking or layer._takes_mask):
+            inputs = finite_under_mask(inputs, mask)  # the layer inside knows no mask, so here is the place for it
+        elif mask is not None:
             each = _masks_of_steps(mask, inputs)
-        elif mask is not None:  # the layer inside knows no mask, so here is the place for it
-            inputs = finite_under_mask(inputs, mask)
-        outputs, made = layer._run(layer._as_input(_steps(inputs)), each, training)
+        with mask_kept_outside() if masks_whole_steps else contextlib.nullcontext():
+            outputs, made = layer._run(layer._as_input(_steps(inputs)), each, training)
         if isinstance(outputs, (list, tuple)):
             raise ValueError(f"{self.name}: layer: expected one output of {layer.name}, received {len(outputs)}")
         if made is None and mask is not None and _is_nested(mask, inputs):
