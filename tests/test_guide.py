@@ -336,7 +336,7 @@ def test_an_autoencoder_of_padded_rows_is_one_of_rows_alone(way):
     assert losses[-1] < losses[0] and error_of(model, x) < 0.9 * before
     assert error_of(model, x) == pytest.approx(error_of(alone, x), rel=1e-4)
     for a, b in zip(model.get_weights(), alone.get_weights(), strict=True):
-        assert_close(a, b, np.float32, k=2**12)  # sums in another order, divided by small numbers in Adam: 2^9 measured
+        assert_close(a, b, np.float32, k=32)  # sums in another order; measured 1.2
     assert model.evaluate(padded, padded) == pytest.approx(error_of(model, x), rel=1e-4)
 
 
@@ -357,7 +357,7 @@ def test_padding_sends_no_gradient(way):
         model.backward(loss.value_and_grad(row[None], y)[1])
         expected = [a + b for a, b in zip(expected, model.gradients, strict=True)]
     for a, b in zip(got, expected, strict=True):
-        assert_close(a, b, np.float32, k=256, atol=1e-4)
+        assert_close(a, b, np.float32, k=64, atol=0.0)
 
 
 @pytest.mark.parametrize("way", ["equal_length", "masked_again"])
@@ -449,5 +449,4 @@ def test_ragged_needs_no_array_of_the_padded_size():
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # a step keeps its embedding, both directions' states and gates, outputs and gradients: about 1.3 kB; measured 29 MB
-    assert peak < 60e6, f"{peak / 1e6:.0f} MB"
+    assert peak < 60e6, f"{peak / 1e6:.0f} MB"  # of 20 830 steps; measured 28 MB
