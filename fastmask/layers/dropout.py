@@ -178,7 +178,8 @@ def dropout_factors(generator, rate, shape, dtype):
 def _times(x, factors):
     if x is None or factors is None:
         return x
-    return map_values(lambda values: values * factors, x)
+    with np.errstate(over="ignore"):  # under a mask may stand anything
+        return map_values(lambda values: values * factors, x)
 
 
 def check_rate(rate, name):
