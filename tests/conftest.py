@@ -4,6 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 # package -> what is not tested without it
@@ -28,3 +30,13 @@ def pytest_terminal_summary(terminalreporter):
     for name in absent:
         terminalreporter.line(f"{name}: not tested: {OPTIONAL[name]}")
     terminalreporter.line(f"{skipped} tests or files were skipped; the reasons stand above")
+
+
+@pytest.fixture(scope="session")
+def right():
+    """Kernel name -> digest of what it computes (fresh.tiny), from a process that finds every kernel in the cache."""
+    import fresh
+
+    found, numba = fresh.run("import fresh; fresh.report()")
+    assert not numba, "a warm process imported numba"
+    return found

@@ -96,11 +96,11 @@ def run(code, cache=None, timeout=TIMEOUT, **options):
 @functools.cache
 def filled_cache():
     """A cache folder with all that `jobs` and prange need: made once a session, by way of the user's cache."""
-    from fastmask.kernels import _jit
+    from fastmask.kernels import _disk_cache
 
     root = Path(tempfile.mkdtemp(prefix="fastmask-tests-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    user = _jit.cache_root() / _jit._source_stamp()
+    user = _disk_cache.cache_root() / _disk_cache.source_stamp()
     for cache in (user.parent, root):  # the second has nothing to do, unless the first cannot be written
         run("import fresh; fresh.fill(); print(1)", cache, timeout=5 * TIMEOUT)
         if cache != root and user.is_dir():
@@ -303,7 +303,7 @@ _python_kernels = []
 
 def run_blocks(kernel, blocks, x=None):
     """Launch a python_kernel; x: an array that it is given."""
-    kernel.run(blocks, 10**9, x=x, y=None, size=0, code=0)
+    kernel.run(blocks, 10**8, x=x, y=None, size=0, code=0)
 
 
 TRIES = 20  # launches until all threads take part in one: the machine may be busy, or a helper about to fall asleep

@@ -14,7 +14,7 @@ import pytest
 
 import fastmask as fm
 from cases import CELLS, DTYPES, Problem, assert_same_bits, launched, launches, named, prange_is_usable
-from fastmask.kernels import _jit
+from fastmask.kernels import _host, _jit
 from fastmask.ops import normalization, pool
 from fastmask.ops.gemm import dense_backward, dense_forward
 from fastmask.ragged import Ragged
@@ -227,7 +227,7 @@ def everything(path):
 
 def has_fma():
     """Whether vectors of every width have fused multiply-adds on this machine; without, LLVM calls the C library."""
-    return bool(_jit._features.get("fma") or _jit._features.get("neon"))
+    return bool(_host.FEATURES.get("fma") or _host.FEATURES.get("neon"))
 
 
 def test_lanes_do_not_matter(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 import fastmask
 from fastmask import kernels
-from fastmask.kernels import _jit
+from fastmask.kernels import _host, _jit
 
 ROOT = Path(fastmask.__file__).parent
 DTYPES = ("float32", "float64")
@@ -46,10 +46,12 @@ def test_declared_names_are_the_names_in_the_code(function):
     code, names = function.__code__, function.kernel_arguments
     assert code.co_varnames[: code.co_argcount] == ("block", "args", "real")
     source = inspect.getsource(function)
-    n = int(re.search(r"unpack\(args, (\d+)\)", source).group(1))
+    n = int(re.search(r"unpack\(\s*args, (\d+)\s*\)", source).group(1))
     assert n == len(names) or re.search(r"\(real, args\b", source)
     assert code.co_varnames[3 : 3 + n] == names[:n]
     assert len(set(names)) == len(names)
+    for n in re.findall(r"stopped\(\s*args, (\d+)\s*\)", source):  # the word behind the arguments
+        assert int(n) == len(names)
 
 
 # ---- what a kernel calls --------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def needs_elf_and_fma():
 
     if binding.get_object_format(binding.get_process_triple()) != "ELF":
         pytest.skip("object files are read as ELF, which this platform does not use")
-    if not (_jit._features.get("fma") or _jit._features.get("neon")):
+    if not (_host.FEATURES.get("fma") or _host.FEATURES.get("neon")):
         pytest.skip("no fused multiply-add on this machine: llvm.fma becomes a call of the C library")
 
 

@@ -277,6 +277,7 @@ def test_use_while_the_interpreter_shuts_down():
     from fastmask.kernels import _jit
     want = fresh.expected()
     fresh.always_parallel()
+    _jit.LONG_WORK = 0
     atexit.register(lambda: print("right" if fresh.digests() == want else "wrong", flush=True))
     """
     assert finish(start(code)) == ("right\n", "")

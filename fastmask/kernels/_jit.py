@@ -28,186 +28,25 @@ omp is killed. FASTMASK_LAUNCH=prange asks for prange where it is safe.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
-import hashlib
-import json
 import logging  # noqa: F401 (its fork handlers must come before those below: see _before_fork)
-import math
 import os
 import re
 import sys
-import tempfile
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 
-_MAGIC = b"fastmask kernel 1\n"
+from ._disk_cache import DiskCache
+from ._host import CPU_FEATURES, CPU_NAME, LANES, TILE_ROWS, available_cpus  # noqa: F401 (TILE_ROWS: for others)
+from ._threads import EXC, RET, STOPPED, Pool, StandIns, is_main
+
 _DTYPES = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}
+_cache = DiskCache()
 _lock = threading.RLock()  # guards compiling and loading
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The machine
-
-
-def _host():
-    """(cpu name, feature string, feature dict) as LLVM sees this machine."""
-    from llvmlite import binding
-
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # not known on this platform
-        return binding.get_host_cpu_name(), "", {}
-    return binding.get_host_cpu_name(), features.flatten(), dict(features)
-
-
-def _choose_lanes(features):
-    """float32 lanes of a vector: 16 (AVX-512), 8 (AVX2), 4 (others); FASTMASK_LANES forces it."""
-    forced = os.environ.get("FASTMASK_LANES")
-    if forced:
-        if forced not in ("4", "8", "16"):
-            raise ValueError(f"FASTMASK_LANES: expected 4, 8 or 16, received {forced!r}")
-        return int(forced)
-    if features.get("avx512f"):
-        return 16
-    return 8 if features.get("avx2") else 4
-
-
-def _available_cpus():
-    """CPUs this process may use: affinity and the cgroup's quota."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
-        try:
-            text = Path(path).read_text().split()
-            period = text[1] if len(text) > 1 else Path(path).with_name("cpu.cfs_period_us").read_text()
-            if text[0] not in ("max", "-1"):
-                n = min(n, max(1, math.ceil(int(text[0]) / int(period))))
-            break
-        except (OSError, ValueError, IndexError):
-            continue
-    return n
-
-
-CPU_NAME, CPU_FEATURES, _features = _host()
-LANES = _choose_lanes(_features)
-_REGISTERS = 32 if LANES == 16 or _features.get("avx512vl") or _features.get("neon") else 16
-TILE_ROWS = 6 if _REGISTERS == 32 else 3
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The disk cache: one checked file a kernel
-
-
-def _source_stamp():
-    """Hash of everything a compiled kernel depends on."""
-    from importlib.util import find_spec
-
-    import llvmlite
-
-    h = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        h.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    version = Path(find_spec("numba").submodule_search_locations[0], "_version.py")  # without importing numba
-    h.update(version.read_bytes() if version.exists() else str(version).encode())
-    # Python, because the prange launch is kept as a pickle with code for its C API; and what numba is told about code
-    others = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY", "NUMBA_CACHE_DIR")
-    numba_settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_") and i[0] not in others)
-    h.update(repr((llvmlite.__version__, LANES, CPU_NAME, CPU_FEATURES, sys.version, numba_settings)).encode())
-    return h.hexdigest()[:20]
-
-
-def cache_root():
-    """FASTMASK_CACHE_DIR, or `fastmask` in the user's cache folder."""
-    if os.environ.get("FASTMASK_CACHE_DIR"):
-        return Path(os.environ["FASTMASK_CACHE_DIR"])
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/fastmask").expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir()), "fastmask")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "fastmask")
-
-
-class _DiskCache:
-    """Reads and writes kernel files; every failure means "not there"."""
-
-    KEEP = 8  # stamps (source versions x CPUs) kept side by side
-
-    def __init__(self):
-        self.folder = None  # resolved at first use
-
-    def _folder(self):
-        if self.folder is None:
-            self.folder = cache_root().absolute() / _source_stamp()
-        return self.folder
-
-    def _checksum(self, name, body):
-        """Of the content and of what it is: a whole file of another kernel or version is damage too."""
-        return hashlib.sha256(f"{self._folder().name}/{name}\n".encode() + body).digest()
-
-    @staticmethod
-    def _ours(path):
-        """Code is loaded only from files that nobody else could have written."""
-        if not hasattr(os, "getuid"):
-            return True
-        info = os.stat(path)
-        return info.st_uid == os.getuid() and not info.st_mode & 0o022
-
-    def read(self, name):
-        """(header dict, payload) or None."""
-        try:
-            path = self._folder() / name
-            if not (self._ours(path.parent) and self._ours(path)):
-                return None
-            data = path.read_bytes()
-            body = data[len(_MAGIC) + 32 :]
-            if data[: len(_MAGIC) + 32] != _MAGIC + self._checksum(name, body):
-                return None
-            size = int.from_bytes(body[:4], "little")
-            return json.loads(body[4 : 4 + size]), body[4 + size :]
-        except (OSError, ValueError, RuntimeError):
-            return None
-
-    def write(self, name, header, payload):
-        head = json.dumps(header).encode()
-        body = len(head).to_bytes(4, "little") + head + payload
-        tmp = None
-        try:
-            folder = self._folder()
-            if _source_stamp() != folder.name:
-                return  # edited since this process began: this code may be of either version
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._prune(folder)
-            fd, tmp = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # mode 0600
-            with os.fdopen(fd, "wb") as f:
-                f.write(_MAGIC + self._checksum(name, body) + body)
-            os.replace(tmp, folder / name)  # atomic: two processes may both do it
-        except (OSError, RuntimeError):
-            if tmp is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(tmp)
-
-    def _prune(self, newest):
-        """Remove the oldest stamps; nothing else that may lie in the folder. Another process may be doing the same."""
-        stamps = []
-        for folder in newest.parent.iterdir():
-            with contextlib.suppress(OSError):
-                if re.fullmatch("[0-9a-f]{20}", folder.name) and not folder.is_symlink() and folder != newest:
-                    stamps.append((folder.stat().st_mtime, folder))
-        for _, folder in sorted(stamps)[: -self.KEEP + 1]:
-            with contextlib.suppress(OSError):
-                files = list(folder.iterdir())
-                if all(file.is_file() for file in files):
-                    for file in files:
-                        file.unlink(missing_ok=True)
-                    folder.rmdir()
-
-
-_cache = _DiskCache()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -313,21 +152,42 @@ def _object_code(ir_text):
     return machine.emit_object(binding.parse_assembly(ir_text))
 
 
+_loaded = {}  # name -> (address, header)
+
+
 def _load(name, build):
-    """Address and header of a compiled function: from disk, or built by `build() -> (header, ir_text)`, which imports
-    numba.
+    """Address and header of a compiled function: from memory, from disk, or built by `build() -> (header, ir_text)`,
+    which imports numba.
     """
-    entry = _cache.read(name)
-    if entry is not None:
-        try:
-            return _link(entry[0]["symbol"], entry[1]), entry[0]
-        except (RuntimeError, KeyError):
-            pass
-    with _numba_enabled():
-        header, ir_text = build()
-    code = _object_code(ir_text)
-    _cache.write(name, header, code)
-    return _link(header["symbol"], code), header
+    with _lock:
+        found = _find(name)
+    return found or _apart(lambda: _compile(name, build))
+
+
+def _find(name):
+    """What _load returns, or None if it has to be compiled."""
+    if name not in _loaded:
+        entry = _cache.read(name)
+        if entry is not None:
+            with contextlib.suppress(RuntimeError, KeyError):
+                _loaded[name] = _link(entry[0]["symbol"], entry[1]), entry[0]
+    return _loaded.get(name)
+
+
+def _compile(name, build):
+    with _lock:
+        if _find(name) is None:  # no other thread has been faster
+            with _numba_enabled():
+                header, ir_text = build()
+            code = _object_code(ir_text)
+            _cache.write(name, header, code)
+            _loaded[name] = _link(header["symbol"], code), header
+        return _loaded[name]
+
+
+def _apart(work):
+    """work(), not on the main thread: an interrupt in the midst of its import or its work would spoil numba."""
+    return _stand_ins.run(work) if is_main() else work()
 
 
 class Kernel:
@@ -414,10 +274,7 @@ def get(module, name, dtype):
     key = module, name, dtype
     found = _kernels.get(key)
     if found is None:
-        with _lock:
-            found = _kernels.get(key)
-            if found is None:
-                found = _kernels[key] = Kernel(module, name, _DTYPES[np.dtype(dtype)])
+        found = _kernels.setdefault(key, Kernel(module, name, _DTYPES[np.dtype(dtype)]))
     return found
 
 
@@ -441,6 +298,9 @@ _drain = None  # (address, ctypes function holding the GIL, ctypes function rele
 SERIAL_WORK = 2_000_000
 # Below this a kernel keeps the GIL: getting it back from a busy Python thread may take 5 ms.
 _HOLD_GIL_WORK = 4_000_000
+# From here on the main thread has a stand-in do its launch, so that it hears of Ctrl-C: 40 to 60 ms of one core. The
+# change of threads costs 0.1 ms, on busy cores some ms.
+LONG_WORK = LANES << 27
 
 
 def _may_be_forked():
@@ -462,7 +322,7 @@ def get_num_threads():
                 raise ValueError(f"FASTMASK_NUM_THREADS: expected a positive integer, received {text!r}")
             _threads = int(text)
         else:
-            _threads = _available_cpus()
+            _threads = available_cpus()
     return _threads
 
 
@@ -490,7 +350,6 @@ def is_forced():
     return _forced is not None
 
 
-@functools.cache
 def _load_function(name, words):
     """Address of a function of _launch.py that takes `words` int64."""
 
@@ -505,25 +364,24 @@ def _load_function(name, words):
     return _load(f"_launch.{name}", build)[0]
 
 
-def _callable(kind, address, words):
+def _native(name, words, kind=ctypes.CFUNCTYPE):
+    """A function of _launch.py, compiled. Called through CFUNCTYPE it releases the GIL, through PYFUNCTYPE not."""
+    address = _load_function(name, words)
     return kind(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * words)(address)
 
 
 def _load_drain():
     global _drain
-    with _lock:
-        if _drain is None:
-            at = _load_function("drain", 4)
-            _drain = at, _callable(ctypes.PYFUNCTYPE, at, 4), _callable(ctypes.CFUNCTYPE, at, 4)
+    _drain = _load_function("drain", 4), _native("drain", 4, ctypes.PYFUNCTYPE), _native("drain", 4)
     return _drain
-
-
-_void = (ctypes.c_int64 * 2)()  # where numba functions put a return value and an exception: ours have neither
-_RET, _EXC = ctypes.addressof(_void), ctypes.addressof(_void) + 8
 
 
 def launch(kernel, packed, blocks, work):
     """Run `kernel` over its blocks with the arguments of Kernel.pack."""
+    if work >= LONG_WORK and is_main():
+        stop = functools.partial(packed.__setitem__, kernel.counter, STOPPED)
+        _stand_ins.run(lambda: launch(kernel, packed, blocks, work), stop)
+        return
     _, hold, release = _drain or _load_drain()
     args = ctypes.addressof(packed)
     counter = args + 8 * kernel.counter
@@ -542,20 +400,23 @@ def launch(kernel, packed, blocks, work):
     elif how == "pool":
         _pool.run(threads - 1, kernel.address, args, counter, blocks, release)
     elif work < _HOLD_GIL_WORK:
-        hold(_RET, _EXC, kernel.address, args, counter, blocks)
+        hold(RET, EXC, kernel.address, args, counter, blocks)
     else:
-        release(_RET, _EXC, kernel.address, args, counter, blocks)
+        release(RET, EXC, kernel.address, args, counter, blocks)
 
 
 def _prange():
     """The compiled prange loop, or False where numba's threading layer is not safe to enter."""
+    return _apart(_find_prange) if _prange_state is None else _prange_state
+
+
+def _find_prange():
     global _prange_state
-    if _prange_state is None:
-        with _lock:
-            if _prange_state is None:
-                with _numba_enabled():
-                    _prange_state = _compile_prange() if _layer_is_safe() else False
-    return _prange_state
+    with _lock:
+        if _prange_state is None:
+            with _numba_enabled():
+                _prange_state = _compile_prange() if _layer_is_safe() else False
+        return _prange_state
 
 
 def _layer_is_safe():
@@ -634,111 +495,9 @@ class _NumbaCache:
     disable = flush = enable
 
 
-class _Pool:
-    """Daemon threads that help a caller through its blocks. The protocol is native (_launch.py: lead, serve) and needs
-    no GIL; Python only wakes and parks helpers.
-
-    A helper enters a launch only while the caller is inside; the caller leaves when all who entered have left, so
-    nothing of the launch outlives it. One launch at a time: a second caller has no cores to win and works alone. A
-    helper stays awake for SPINS rounds after a launch (about 0.2 ms), then sleeps on its lock.
-
-    On Linux helpers are kept off the caller's CPU: the scheduler likes to wake a thread where its waker runs, and moves
-    it only after milliseconds; a kernel of 0.2 ms then took 0.4 ms instead of 0.1.
-    """
-
-    SPINS = 8000
-
-    def __init__(self):
-        # An RLock: Ctrl-C between acquire and try leaves it locked, and then at least this thread can go on.
-        self._busy = threading.RLock()
-        self._slot = (ctypes.c_int64 * 8)()
-        self._address = ctypes.addressof(self._slot)
-        self._bells, self._awake, self._native_ids = [], [], []
-        self._lead = self._serve = self._current_cpu = self._kept_off = None
-
-    def _help(self, i, bell, ready):
-        self._native_ids.append(threading.get_native_id())
-        ready.release()
-        while True:
-            bell.acquire()
-            self._serve(_RET, _EXC, self._address, self.SPINS)
-            self._awake[i] = False
-
-    def _start(self, helpers):
-        if self._lead is None:
-            with _lock:
-                self._serve = _callable(ctypes.CFUNCTYPE, _load_function("serve", 2), 2)
-                if hasattr(os, "sched_setaffinity"):
-                    self._current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
-                self._lead = _callable(ctypes.CFUNCTYPE, _load_function("lead", 6), 6)
-        while len(self._bells) < helpers:
-            bell, ready = threading.Lock(), threading.Lock()
-            bell.acquire()
-            ready.acquire()
-            thread = threading.Thread(
-                target=self._help, args=(len(self._bells), bell, ready), daemon=True, name="fastmask"
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads to be had, or the interpreter is shutting down
-                break
-            ready.acquire()
-            self._awake.append(False)
-            self._bells.append(bell)
-        self._kept_off = None
-
-    def _keep_off(self, cpu):
-        """Let helpers run on every CPU of this process but the caller's."""
-        self._kept_off = cpu
-        others = os.sched_getaffinity(0) - {cpu}
-        if others:
-            for native_id in self._native_ids:
-                try:
-                    os.sched_setaffinity(native_id, others)
-                except OSError:  # not allowed in this container: slower, nothing else
-                    self._current_cpu = None
-
-    def run(self, helpers, kernel, args, counter, blocks, alone):
-        if not self._busy.acquire(blocking=False):
-            alone(_RET, _EXC, kernel, args, counter, blocks)
-            return
-        try:
-            if self._slot[0]:  # called from a signal handler, while this thread waits for helpers of a launch
-                alone(_RET, _EXC, kernel, args, counter, blocks)
-                return
-            if self._lead is None or len(self._bells) < helpers:
-                self._start(helpers)
-                helpers = min(helpers, len(self._bells))
-            if self._current_cpu is not None:
-                cpu = self._current_cpu()
-                if cpu != self._kept_off:
-                    self._keep_off(cpu)
-            self._slot[2] = helpers  # LIMIT
-            for i in range(helpers):
-                if not self._awake[i]:
-                    self._awake[i] = True
-                    self._bells[i].release()
-            try:
-                self._lead(_RET, _EXC, self._address, kernel, args, counter, blocks, self.SPINS)
-            finally:
-                self._wait()
-        finally:
-            self._wait()  # again: Ctrl-C may have come before the other one had begun
-            self._busy.release()
-
-    def _wait(self):
-        """Until no helper is inside. Ctrl-C must not free memory that helpers still write: it is raised afterwards."""
-        interrupted = None
-        while self._slot[0]:
-            try:
-                time.sleep(5e-5)
-            except BaseException as error:
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
-
-
-_pool = _Pool()
+_pool = Pool(_native)
+_stand_ins = StandIns()
+atexit.register(lambda: _stand_ins.finish())
 
 
 def _before_fork():
@@ -757,9 +516,9 @@ def _after_fork_in_parent():
 
 def _after_fork_in_child():
     """numba's threads are gone and entering omp would kill the process; locks may be held by threads that are gone."""
-    global _forked, _pool, _prange_lock, _lock
-    _forked = True
-    _pool, _prange_lock, _lock = _Pool(), threading.RLock(), threading.RLock()
+    global _forked, _pool, _stand_ins, _prange_lock, _lock
+    _forked = _pool.forked = _stand_ins.forked = True
+    _pool, _stand_ins, _prange_lock, _lock = Pool(_native), StandIns(), threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -37,6 +37,7 @@ from .simd import (
     put_real,
     splat,
     stack,
+    stopped,
     store,
     unpack,
 )
@@ -426,6 +427,8 @@ def weight_gradient(block, args, real):
     for i in range((k1 - k0) * per_panel):
         store(c + i * L * size, zero)
     for n0 in range(0, steps, CHUNK):
+        if stopped(args, 14):
+            break
         count = min(CHUNK, steps - n0)
         k = k0
         while k < k1:
@@ -459,6 +462,8 @@ def column_sums(block, args, real):
     out += block * per_panel * vector
     t0, t1, t2, t3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
     for n0 in range(0, steps, CHUNK):
+        if stopped(args, 7):
+            break
         s0, s1, s2, s3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
         for _ in range(n0, min(steps, n0 + CHUNK)):
             s0 = s0 + load(real, at)

@@ -24,6 +24,7 @@ from .simd import (
     put_i64,
     splat,
     stack,
+    stopped,
     store,
     store_part,
     unpack,
@@ -107,7 +108,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     if outputs != 0:
                         for p in range(get_i64(base, b), get_i64(base, b + 1)):
                             store_part(outputs + p * row_bytes + at, zero, left)
-            if active == 0:
+            if active == 0 or stopped(args, 39):
                 break
 
             # one step of every active row
@@ -335,7 +336,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                             load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero,
                             left,
                         )
-            if active == 0:
+            if active == 0 or stopped(args, 31):
                 break
 
             for s in range(active):

@@ -9,7 +9,7 @@ Design
 """
 
 from ._jit import kernel
-from .simd import get_i64, get_u8, put_i64, unpack
+from .simd import get_i64, get_u8, put_i64, stopped, unpack
 
 
 @kernel("mask base rows reverse restore first src dst order longest lengths_count")
@@ -27,6 +27,8 @@ def resolve(block, args, real):
     longest = 0
     put_i64(first, 0, 0)
     for b in range(rows):
+        if stopped(args, 11):
+            return
         start, end = get_i64(base, b), get_i64(base, b + 1)
         n0 = n
         if mask == 0:

@@ -29,6 +29,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from . import _jit
+from ._threads import STOPPED
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
@@ -149,7 +150,8 @@ class Emitter:
 
     def lane_mask(self, count):
         """<lanes x i1>: lane < count (an i64)."""
-        small = self.b.trunc(count, I32)
+        most = ir.Constant(I64, self.lanes)  # what is cut off below must not matter: 2^32 + 3 elements are not 3
+        small = self.b.trunc(self.b.select(self.b.icmp_signed("<", count, most), count, most), I32)
         vec32 = ir.VectorType(I32, self.lanes)
         one = self.b.insert_element(ir.Constant(vec32, ir.Undefined), small, ir.Constant(I32, 0))
         many = self.b.shuffle_vector(
@@ -752,6 +754,23 @@ def unpack(typingctx, args, count):
         return context.make_tuple(builder, sig.return_type, values)
 
     return tup(types.int64, count), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stopped(typingctx, args, count):
+    """Whether the launch was given up (_threads.py): loops that may run for a tenth of a second ask this and leave.
+
+    count: the number of arguments, as for `unpack`; behind them lies the block counter.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, sig, llargs):
+        p = builder.gep(builder.inttoptr(llargs[0], PTR), [ir.Constant(I64, count.literal_value)], source_etype=I64)
+        counter = builder.load_atomic(p, "monotonic", 8, typ=I64)
+        return builder.icmp_signed(">=", counter, ir.Constant(I64, STOPPED))
+
+    return types.boolean(types.int64, count), codegen
 
 
 @intrinsic(prefer_literal=True)

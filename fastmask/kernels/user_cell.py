@@ -19,7 +19,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from ._jit import kernel
 from ._launch import call_block
-from .simd import I64, PTR, Emitter, _real, atomic_add, get_i64, itemsize, put_i64, put_real, stack, unpack
+from .simd import I64, PTR, Emitter, _real, atomic_add, get_i64, itemsize, put_i64, put_real, stack, stopped, unpack
 from .user_function import ARGUMENTS, argument_types
 
 STATUS, SIZES, FIRST = range(3)  # words of a frame; the arguments' addresses follow
@@ -131,6 +131,8 @@ def forward(block, args, real):
     b = get_i64(order, block)
     start = get_i64(first, b)
     for n in range(start, get_i64(first, b + 1)):
+        if stopped(args, 17):
+            return
         k = n - start
         if keep:
             before, after, own = (n - 1 if k > 0 else steps + b), n, n
@@ -174,6 +176,8 @@ def backward(block, args, real):
         if get_i64(error, 0) != 0:
             return
         for k in range(end - start):
+            if stopped(args, 23):
+                return
             n = end - 1 - k
             before = n - 1 if n > start else steps + b
             d_input = d_x + (n if need_x else block) * F * size
