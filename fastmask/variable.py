@@ -164,12 +164,14 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
         if value.shape != self.shape:
             raise ValueError(f"{self.name}: expected shape {self.shape}, received {value.shape}")
+        Changes.note(self)
         self._data[...] = value
         self._changed()
         return self
 
     def __setitem__(self, key, value):
         value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
+        Changes.note(self)
         self._data[key] = value
         self._changed()
 
@@ -207,6 +209,39 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             f"Variable(name={self.name!r}, shape={self.shape}, dtype={self.dtype}, "
             f"trainable={self.trainable}, value={value})"
         )
+
+
+class Changes:
+    """Takes back what this thread assigned to Variables inside, if an exception leaves the block before `keep`.
+
+    with Changes() as changes:
+        ...
+        changes.keep()
+    """
+
+    _current = threading.local()
+
+    def __enter__(self):
+        self._outer, self._before = getattr(self._current, "changes", None), {}
+        self._current.changes = self
+        return self
+
+    def __exit__(self, *error):
+        self._current.changes = self._outer
+        for v, data in self._before.items():
+            v._data[...] = data
+            v._changed()
+
+    def keep(self):
+        """What was assigned so far, and what will be, stays."""
+        self._current.changes, self._before = self._outer, {}
+
+    @classmethod
+    def note(cls, v):
+        """Called before a value is written."""
+        changes = getattr(cls._current, "changes", None)
+        if changes is not None and v not in changes._before:
+            changes._before[v] = v._data.copy()
 
 
 class RowsGradient:

@@ -200,14 +200,15 @@ def test_ctrl_c_is_heard_during_a_long_kernel(path):
 
 
 def test_ctrl_c_at_any_moment_of_fit_leaves_the_weights_after_a_whole_step():
-    """And the optimizer's state: both are those of the same number of steps."""
+    """With the optimizer's state and the moving averages: all are those of the same number of steps."""
     code = """
     import json, random, signal, threading, time, numpy as np, fresh
     import fastmask as fm
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((64, 6, 3)).astype(np.float32), rng.standard_normal((64, 2)).astype(np.float32)
     fm.set_random_seed(0)
-    model = fm.Sequential([fm.Input((None, 3)), fm.layers.GRU(5), fm.layers.Dense(8, "tanh"), fm.layers.Dense(2)])
+    layers = fm.layers.GRU(5), fm.layers.BatchNormalization(), fm.layers.Dense(8, "tanh"), fm.layers.Dense(2)
+    model = fm.Sequential([fm.Input((None, 3)), *layers])
     model.compile("adam", "mse")
     model.predict(x)
     weights = model.get_weights()

@@ -12,6 +12,7 @@ from fastmask.models.data import ClassWeights, apart, join, per_part
 from fastmask.models.progress import Progress, WholeSteps
 from fastmask.models.scores import Scores
 from fastmask.ops.mask import check_count
+from fastmask.variable import Changes
 
 
 class Trainer:
@@ -424,6 +425,16 @@ class Trainer:
         return dict(zip(self._output_keys, outputs, strict=True)) if type(self._output_keys) is tuple else outputs
 
     def _train_step(self, batch, scores, whole_steps):
+        with Changes() as changes:  # without a whole step the forward pass leaves nothing behind, moving averages say
+            results = self._backpropagate(batch, scores)
+            with whole_steps.step():
+                changes.keep()
+                if scores.trained:
+                    self.optimizer.apply([v.gradient for v in scores.trained], scores.trained)
+        scores.measure(results)
+
+    def _backpropagate(self, batch, scores):
+        """Gradients of the loss for `v.gradient` of every weight; the results for `scores`."""
         with Recording() as recording:
             outputs, masks = self._run(*self._inputs_of(batch), True)
         call = recording.inner[self][-1]
@@ -437,10 +448,7 @@ class Trainer:
         with recording.backwards():
             self.backward(grads[0] if self._output_keys is None else grads)
         scores.add_penalties(len(batch), with_gradients=True)
-        if scores.trained:
-            with whole_steps.step():
-                self.optimizer.apply([v.gradient for v in scores.trained], scores.trained)
-        scores.measure(results)
+        return results
 
     def _test_step(self, batch, scores):
         logits = None
