@@ -276,7 +276,7 @@ def always_parallel():
     """From now on a launch takes threads however little work it has."""
     from fastmask.kernels import _jit
 
-    _jit.SERIAL_WORK = _jit._HOLD_GIL_WORK = 1
+    _jit.SERIAL_WORK = _jit._QUICK_WORK = 1
 
 
 def python_kernel(function):

@@ -37,6 +37,7 @@ import os
 import re
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -296,8 +297,11 @@ _drain = None  # (address, ctypes function holding the GIL, ctypes function rele
 # Multiply-adds below which threads do not pay: waking a helper takes 20-50 us, a core does about 50 multiply-adds a
 # nanosecond.
 SERIAL_WORK = 2_000_000
-# Below this a kernel keeps the GIL: getting it back from a busy Python thread may take 5 ms.
-_HOLD_GIL_WORK = 4_000_000
+# A kernel that releases the GIL lets others work meanwhile, but gets it back late, after 5 ms, from a thread that is
+# busy with Python. Below 10 us it keeps it; below 80 us it keeps it for a while after that has happened.
+_TINY_WORK, _QUICK_WORK = 500_000, 4_000_000
+_LATE, _WHILE = 2e-3, 0.1  # seconds
+_keep_gil_until = 0.0  # on the clock of time.perf_counter
 # From here on the main thread has a stand-in do its launch, so that it hears of Ctrl-C: 40 to 60 ms of one core. The
 # change of threads costs 0.1 ms, on busy cores some ms.
 LONG_WORK = LANES << 27
@@ -386,6 +390,11 @@ def launch(kernel, packed, blocks, work):
     args = ctypes.addressof(packed)
     counter = args + 8 * kernel.counter
     packed[kernel.counter] = 0
+    quick = work < _QUICK_WORK and _forced is None
+    if quick and (work < _TINY_WORK or time.perf_counter() < _keep_gil_until):
+        hold(RET, EXC, kernel.address, args, counter, blocks)
+        return
+    started = time.perf_counter()
     threads = min(_threads or get_num_threads(), blocks)
     how = _forced or ("serial" if threads == 1 or work < SERIAL_WORK else "parallel")
     if how == "parallel":
@@ -399,10 +408,15 @@ def launch(kernel, packed, blocks, work):
             _prange_lock.release()
     elif how == "pool":
         _pool.run(threads - 1, kernel.address, args, counter, blocks, release)
-    elif work < _HOLD_GIL_WORK:
-        hold(RET, EXC, kernel.address, args, counter, blocks)
     else:
         release(RET, EXC, kernel.address, args, counter, blocks)
+    if quick and time.perf_counter() - started > _LATE:
+        _keep_gil()
+
+
+def _keep_gil():
+    global _keep_gil_until
+    _keep_gil_until = time.perf_counter() + _WHILE
 
 
 def _prange():
