@@ -59,20 +59,19 @@ class Sequential(Functional):
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"{self.name}: expected layers of different names, received {layer.name!r} twice")
         if self._graph is not None:
-            self._extend(layer)
+            self._graph, self.built = self._extended(self._graph, layer), True
         self._layers.append(layer)
 
-    def _extend(self, layer):
-        """Append a layer to the graph."""
-        (x,), (tensor,) = self._graph.inputs, self._graph.outputs
+    def _extended(self, graph, layer):
+        """A graph with one layer more."""
+        (x,), (tensor,) = graph.inputs, graph.outputs
         try:
             output = layer(tensor)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
         if isinstance(output, list):
             raise ValueError(f"{self.name}: expected one output of {layer.name}, received {len(output)}")
-        self._graph = Graph([x], [output])
-        self.built = True
+        return Graph([x], [output])
 
     def pop(self):
         """Take away the last layer and return it."""
@@ -86,14 +85,20 @@ class Sequential(Functional):
 
     def _build_for(self, inputs):
         shape = (None, *inputs.shape[1:])
-        self._build_shape((None, None, *shape[2:]) if len(shape) > 2 else shape)  # the next batch may have another T
-        self._shape_is_guess = True
+        shape = (None, None, *shape[2:]) if len(shape) > 2 else shape  # the next batch may have another T
+        self._shape_is_guess = True  # before other threads find it built
+        try:
+            self._build_shape(shape)
+        except BaseException:
+            self._shape_is_guess = False
+            raise
 
     def build(self, input_shape):
         """Build all layers for inputs of that shape, (None, T, F) for sequences."""
-        self._graph = Graph(*2 * [[Input(batch_shape=tuple(input_shape), name=f"{self.name}_input")]])
+        graph = Graph(*2 * [[Input(batch_shape=tuple(input_shape), name=f"{self.name}_input")]])
         for layer in self._layers:
-            self._extend(layer)
+            graph = self._extended(graph, layer)
+        self._graph = graph  # whole: other threads may be waiting for it
 
     def _call_and_mask(self, inputs, mask, training, args=(), kwargs=None):
         if self._graph is None:  # no layer at all
