@@ -1,4 +1,4 @@
-"""Checks of plain arguments that several modules share."""
+"""Checks of plain arguments, and of sizes, that several modules share."""
 
 import math
 
@@ -49,3 +49,21 @@ def check_whole(n, name, low=-math.inf):
         wanted = "a whole number" if low == -math.inf else f"a whole number of {low} or more"
         raise ValueError(f"{name}: expected {wanted}, received {n!r}")
     return int(n)
+
+
+def empty(name, shape, dtype):
+    """np.empty(shape, dtype). Called before any work, it fails before any work.
+
+    Raises
+    ------
+    MemoryError
+        There is no such memory: says for what, and how much.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError, OverflowError):  # NumPy has other errors for more than 2^63 bytes
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        raise MemoryError(
+            f"{name}: expected an array that fits into memory, "
+            f"received shape {tuple(shape)} of {np.dtype(dtype)}: {size} bytes"
+        ) from None

@@ -4,6 +4,7 @@ import operator
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.ops.mask import check_mask, check_numbers
 
 
@@ -176,7 +177,9 @@ class Ragged:
                [ 3, -1]])
         """
         lengths = self.lengths
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        T = int(lengths.max(initial=0))
+        empty("to_padded", (len(self), T, *self._values.shape[1:]), self.dtype)
+        mask = np.arange(T) < lengths[:, None]
         x = np.full(mask.shape + self._values.shape[1:], _fill_value(value, self.dtype), dtype=self.dtype)
         x[mask] = self._values
         return x, mask

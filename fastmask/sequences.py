@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.ops.mask import check_count, check_lengths
 
 
@@ -65,6 +66,7 @@ def pad_sequences(sequences, maxlen=None, dtype="int32", padding="pre", truncati
 
     step_shape = next((_cast(row, i, None).shape[1:] for i, row in enumerate(sequences) if lengths[i]), ())
     rows = [_cut(row, n, maxlen, truncating) for row, n in zip(sequences, lengths, strict=True)]
+    empty("maxlen", (len(rows), maxlen, *step_shape), dtype)
     try:
         padded = np.full((len(rows), maxlen, *step_shape), value, dtype=dtype)
     except (ValueError, OverflowError, TypeError) as error:

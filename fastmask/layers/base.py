@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from fastmask import constraints, initializers, regularizers
+from fastmask.checks import empty
 from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, stack
 from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
@@ -179,6 +180,7 @@ class Layer(Streamed):
         if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
             raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
         dtype = np.dtype(dtype or self._dtype)
+        empty(f"{self.name}: {name or 'weight'}", shape, dtype)
         table = LayerTable.in_use()
         if table is not None and table.new_weight is not None:  # a saved one takes its place
             value = table.new_weight(self, name, shape, dtype)

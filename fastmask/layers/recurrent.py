@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
+from fastmask.checks import empty
 from fastmask.layers.core import check_units
 from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
@@ -87,6 +88,7 @@ class RecurrentLayer(SequenceLayer):
     # ---- weights ----------------------------------------------------------------------------------------------------
     def build(self, input_shape):
         F, H = self._set_input_shape(input_shape), self.units
+        empty(f"{self.name}: recurrent_kernel", (H, self.gates * H), self.dtype)  # before the smaller kernel is made
         self.kernel = self.add_weight(
             (F, self.gates * H),
             self.kernel_initializer,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fastmask.checks import check_whole
+from fastmask.checks import check_whole, empty
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask
 from fastmask.layers.outgoing import warn_dropped
@@ -254,7 +254,9 @@ class RepeatVector(Layer):
 
     def call(self, inputs):
         self.check_input_shape(inputs.shape)
-        return np.repeat(inputs[:, None], self.n, axis=1)
+        outputs = empty(f"{self.name}: n", (len(inputs), self.n, inputs.shape[1]), inputs.dtype)
+        outputs[:] = inputs[:, None]
+        return outputs
 
     def backward(self, grad):
         return None if grad is None else grad.sum(axis=1)
@@ -452,6 +454,7 @@ class ZeroPadding1D(_AlongTime):
         self.data_format = _check_data_format(data_format)
 
     def _steps(self, a):
+        empty(f"{self.name}: padding", (len(a), a.shape[1] + sum(self.padding), *a.shape[2:]), a.dtype)
         return _pad(a, self.padding)
 
     def _length(self, T):
@@ -483,6 +486,7 @@ class UpSampling1D(_AlongTime):
         self.size = check_whole(size, "size", 1)
 
     def _steps(self, a):
+        empty(f"{self.name}: size", (a.shape[0], a.shape[1] * self.size, *a.shape[2:]), a.dtype)
         return np.repeat(a, self.size, axis=1)
 
     def _length(self, T):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.kernels.activation_names import CODES
 from fastmask.ops.mask import check_mask
@@ -95,7 +96,7 @@ def aligned(shape, dtype):
     size = dtype.itemsize
     for n in shape:
         size *= n
-    raw = np.empty(size + 64, np.uint8)
+    raw = empty("workspace", (size + 64,), np.uint8)
     start = -_jit.address(raw) % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.ops._common import (
     Gradients,
@@ -205,13 +206,15 @@ def forward(
         )
     H, P, L = packed.H, packed.panels, lanes(dtype)
     initial = _states(cell, initial_state, B, H, dtype)
+    outputs = None
+    if return_sequences:
+        outputs = empty("outputs", (len(values), H) if T is None else (B, T, H), dtype)
     factors = check_factors(input_factors, recurrent_factors, B, cell.gates, F, H, dtype)
     values = times_rows(values, factors.row, offsets)
     steps = steps_of(B, T, offsets, mask, reverse, restore)
     N = steps.N
     work = N * (F + H) * cell.gates * H
 
-    outputs = np.empty((steps.positions, H) if T is None else (B, T, H), dtype) if return_sequences else None
     last = None if return_sequences else np.empty((B, H), dtype)
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.ops._common import as_floats, check_shape, resolve_batch, steps_of
 from fastmask.ops._products import Stack, cut_rows, multiply, stack_of_steps, table
@@ -305,7 +306,7 @@ def _both_valid(query, value):
 
 
 def _scores(pairs, queries, keys, weight):
-    scores = np.empty(pairs.count, queries.buffer.dtype)
+    scores = empty("scores", (pairs.count,), queries.buffer.dtype)
     if weight is None:
         multiply(queries, keys.T, pairs.stack(scores))
     else:

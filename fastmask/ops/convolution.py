@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.ops._common import Steps, aligned_zeros, as_floats, check_activation, check_shape, resolve_batch, steps_of
 from fastmask.ops._products import run_products
@@ -151,16 +152,16 @@ def conv1d_forward(
     dtype, F = values.dtype, values.shape[-1]
     kernel, bias = _check_weights(kernel, bias, F, dtype)
     K, _, C = kernel.shape
-    if packed is None:
-        packed = conv1d_pack(kernel, bias)
-    elif packed.shape != (K * F, C) or packed.dtype != dtype:
+    if packed is not None and (packed.shape != (K * F, C) or packed.dtype != dtype):
         raise ValueError(f"packed: expected weights {(K * F, C)} of {dtype}, received {packed.shape} of {packed.dtype}")
     steps = steps_of(B, T, offsets, mask, False, False)
     windows = _Windows(steps.base, K, strides, padding, dilation_rate)
+    z = empty("outputs", (int(windows.out_base[-1]), C), dtype)
+    if packed is None:
+        packed = conv1d_pack(kernel, bias)
 
     line = _line(values.reshape(steps.positions, F), steps, windows)
     lo, hi = windows.touching(*_valid_range(steps))
-    z = np.empty((int(windows.out_base[-1]), C), dtype)
     if int((hi - lo).sum()) < len(z):  # the others read nothing but zeros
         z[:] = 0 if bias is None else bias
     _correlate(

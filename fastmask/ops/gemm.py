@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_shape
 from fastmask.ops._packing import lanes, pack_columns
 from fastmask.ops._recurrent import column_sums, product, weight_gradient
@@ -103,15 +104,15 @@ def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
         raise ValueError("x: expected shape (...,F), received a scalar")
     F, dtype = values.shape[-1], values.dtype
     kernel, bias = _check_weights(kernel, bias, F, dtype)
+    K = kernel.shape[1]
+    z = empty("outputs", values.shape[:-1] + (K,), dtype)
     if packed is None:
         packed = PackedDense(kernel, bias)
     elif packed.shape != kernel.shape or packed.dtype != dtype:
         raise ValueError(
             f"packed: expected weights {kernel.shape} of {dtype}, received {packed.shape} of {packed.dtype}"
         )
-    K = packed.shape[1]
     rows = values.size // F if F else int(np.prod(values.shape[:-1]))
-    z = np.empty(values.shape[:-1] + (K,), dtype)
     product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias)
     y = z if activation in (None, "linear") else activation_forward(z, activation)
     offsets = x.offsets if isinstance(x, Ragged) else None

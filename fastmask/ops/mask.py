@@ -7,6 +7,7 @@ import operator
 
 import numpy as np
 
+from fastmask.checks import empty
 from fastmask.kernels import _jit
 
 SMALL = 4096  # elements below which NumPy is as fast as a launch
@@ -154,7 +155,8 @@ def from_lengths(lengths, maxlen=None):
         if too_long.any():
             row = int(np.argmax(too_long))
             raise ValueError(f"lengths: expected at most maxlen = {maxlen}, received {lengths[row]} at position {row}")
-    return np.arange(maxlen) < lengths[:, None]
+    mask = empty("maxlen", (len(lengths), maxlen), bool)
+    return np.less(np.arange(maxlen), lengths[:, None], out=mask)
 
 
 def to_lengths(mask):
