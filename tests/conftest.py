@@ -13,6 +13,7 @@ OPTIONAL = {
     "hypothesis": "property-based tests",
     "matplotlib": "the demo's picture",
     "tqdm": "the progress bar (one line an epoch is tested)",
+    "joblib": "its threads and workers",
     "torch": "comparison with PyTorch",
     "keras": "comparison with Keras",
     "tensorflow": "comparison with Keras on TensorFlow",

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import fastmask
+from fastmask.ragged import Ragged
 
 PACKAGE = Path(fastmask.__file__).parent
 TIMEOUT = 120  # seconds; the slowest process here takes 10 on two busy cores
@@ -37,11 +38,11 @@ SETTINGS = ("FASTMASK_", "NUMBA_", "OMP_", "GOMP_", "KMP_")  # variables that ea
 # ---- in the test ----------------------------------------------------------------------------------------------------
 
 
-def start(code, cache=None, package=PACKAGE, **settings):
+def start(code, cache=None, package=PACKAGE, before=(), **settings):
     """Start `python -c code`; returns the process, the leader of a group of its own.
 
     cache: its cache folder; None for one that holds every kernel and must not be changed. package: the fastmask folder
-    that it imports. settings: environment variables.
+    that it imports. before: a command that takes the rest as its arguments. settings: environment variables.
     """
     environment = {
         name: value for name, value in os.environ.items() if name == "FASTMASK_LANES" or not name.startswith(SETTINGS)
@@ -56,7 +57,7 @@ def start(code, cache=None, package=PACKAGE, **settings):
     )
     environment.update(settings)
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [*before, sys.executable, "-c", textwrap.dedent(code)],
         env=environment,
         cwd=Path(__file__).parent,  # `-c` puts its folder before PYTHONPATH
         stdin=subprocess.DEVNULL,
@@ -134,6 +135,8 @@ def digest(*things):
             h.update(f"{thing.dtype} {thing.shape}".encode() + thing.tobytes())
         elif isinstance(thing, dict):
             add(tuple(thing.items()))
+        elif isinstance(thing, Ragged):
+            add((thing.values, thing.offsets))
         elif isinstance(thing, (tuple, list)):
             h.update(f"{len(thing)} things".encode())
             for part in thing:
@@ -251,13 +254,13 @@ def do_job(name):
     return jobs()[name]()
 
 
-def expected():
-    """The digests, computed in this thread alone."""
+def expected(work=None):
+    """The digests of these jobs (default: of `jobs`), computed in this thread alone."""
     from fastmask.kernels import _jit
 
     before, _jit._forced = _jit._forced, "serial"
     try:
-        return digests()
+        return {name: job() for name, job in (work or jobs()).items()}
     finally:
         _jit._forced = before
 
@@ -349,10 +352,11 @@ def in_threads(functions):
     return errors
 
 
-def crowd(seconds, others=()):
-    """Print what came of eight threads that do each job again and again, while `others(until)` run in more threads: how
-    often the rarest job was done, wrong results by job, errors."""
-    want, work = expected(), jobs()
+def crowd(seconds, others=(), make=jobs):
+    """Print what came of eight threads that do each job of make() again and again, while `others(until)` run in more
+    threads: how often the rarest job was done, wrong results by job, errors."""
+    work = make()
+    want = expected(work)
     always_parallel()
     sys.setswitchinterval(1e-4)
     done, wrong = collections.Counter(), collections.Counter()
@@ -369,6 +373,22 @@ def crowd(seconds, others=()):
         [functools.partial(member, i) for i in range(8)] + [functools.partial(f, until) for f in others]
     )
     print(json.dumps([min(done[name] for name in work), +wrong, errors]))
+
+
+def load_layer(name):
+    """Whether numba's threading layer `name` can be had: TBB also where pip has put it, where numba does not look. For
+    workqueue omp is hidden, as on an image without libgomp.
+    """
+    library = Path(sys.prefix, "lib", "libtbb.so.12")
+    if name == "tbb" and library.exists():
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    if name == "workqueue":
+        sys.modules["numba.np.ufunc.omppool"] = None
+    try:
+        importlib.import_module(f"numba.np.ufunc.{'workqueue' if name == 'workqueue' else name + 'pool'}")
+    except ImportError:
+        return False
+    return True
 
 
 @functools.cache

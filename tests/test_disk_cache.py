@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -90,12 +92,12 @@ def test_an_edit_while_a_process_runs_does_not_spoil_the_cache(tmp_path, package
 
 
 def test_whatever_makes_the_code_names_the_folder(package):
-    """Each source, what the user tells numba about code, and Python, whose pickle and C API the prange file depends on;
-    but not what concerns threads alone."""
+    """Each source, the versions of numba and LLVM, what the user tells numba about code, the CPU, and Python, whose
+    pickle and C API the prange file depends on; but not what concerns threads alone."""
     code = f"""
-    import json, os, sys
+    import json, llvmlite, os, sys
     from pathlib import Path
-    from fastmask.kernels import _disk_cache
+    from fastmask.kernels import _disk_cache, _host
     stamps = [_disk_cache.source_stamp()]
     for file in sorted(Path({str(package)!r}, "kernels").glob("*.py")):
         file.write_text(file.read_text(encoding="utf-8") + "# edited", encoding="utf-8")
@@ -104,11 +106,18 @@ def test_whatever_makes_the_code_names_the_folder(package):
     stamps.append(_disk_cache.source_stamp())
     os.environ["NUMBA_NUM_THREADS"] = "5"
     same = _disk_cache.source_stamp() == stamps[-1]
-    sys.version = "3.99"
+    for module, name in ((sys, "version"), (_host, "CPU_NAME"), (_host, "CPU_FEATURES"), (llvmlite, "__version__")):
+        setattr(module, name, "another")
+        stamps.append(_disk_cache.source_stamp())
+    (numba / "_version.py").write_text("another")
     print(json.dumps([same, *stamps, _disk_cache.source_stamp()]))
     """
-    same, *stamps = run(code, package=package)
-    assert same and len(stamps) > 10 and len(stamps) == len(set(stamps))
+    numba = package.parent / "numba"  # stands before the real one, of which only the version is asked
+    numba.mkdir()
+    (numba / "__init__.py").touch()
+    (numba / "_version.py").write_text("one")
+    same, *stamps = run(f"numba = __import__('pathlib').Path({str(numba)!r})\n{textwrap.dedent(code)}", package=package)
+    assert same and len(stamps) > 16 and len(stamps) == len(set(stamps))
 
 
 def test_lanes_have_folders_of_their_own():
@@ -151,13 +160,17 @@ def test_without_a_writable_folder_everything_works(kind, tmp_path, right):
     assert not left_over, f"left behind: {left_over}"
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write to a read-only folder")
-def test_read_only_folder(tmp_path, right):
-    tmp_path.chmod(0o500)
-    try:
-        assert run(report(TINY[0]), tmp_path) == [{TINY[0]: right[TINY[0]]}, True]
-    finally:
-        tmp_path.chmod(0o700)
+@pytest.mark.parametrize("options", ["ro", "size=8k"], ids=["read-only home", "full disk"])
+def test_a_real_disk_that_is_full_or_read_only(options, tmp_path, right):
+    """A file system of its own, in a name space of its own, as the user's home."""
+    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    mount.append(f'mount -t tmpfs -o {options} tmpfs "{tmp_path}" && exec "$@"')
+    mount.append("sh")
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip(f"not exercised: a disk with {options}: unshare may not mount here")
+    code = f"import os; del os.environ['FASTMASK_CACHE_DIR']; {report(TINY[0])}"
+    out, _ = finish(start(code, before=mount, HOME=str(tmp_path), XDG_CACHE_HOME=""))
+    assert json.loads(out) == [{TINY[0]: right[TINY[0]]}, True]
 
 
 # ---- the cache: what must not be believed ---------------------------------------------------------------------------
@@ -237,11 +250,29 @@ def test_garbage_where_the_prange_launch_is_kept(tmp_path):
         assert len(file.read_bytes()) > len(good) // 2, "not healed"
 
 
+def test_the_owner_is_asked_of_the_file_that_is_read(tmp_path, monkeypatch):
+    """Not of a name, behind which another file may stand by then."""
+    monkeypatch.setenv("FASTMASK_CACHE_DIR", str(tmp_path))
+    cache = _disk_cache.DiskCache()
+    cache.write("some.kernel", {}, b"code")
+    assert cache.read("some.kernel") == ({}, b"code")
+    status = os.fstat
+
+    def of_somebody_else(fd):
+        fields = list(status(fd))
+        fields[4] += 1  # st_uid
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", of_somebody_else)
+    assert cache.read("some.kernel") is None
+
+
 # How a folder comes to hold code that somebody else may have written; "ours" shows that the test below can fail.
 UNTRUSTED = {
     "ours": "",
     "folder of mode 0777": "_jit._cache.folder.chmod(0o777)",
     "folder of somebody else": "me = os.getuid(); os.getuid = lambda: me + 1",
+    "folder given away": "os.chown(_jit._cache.folder, 12345, -1)",
     "files of mode 0666": "[file.chmod(0o666) for file in _jit._cache.folder.iterdir()]",
 }
 
@@ -250,8 +281,11 @@ UNTRUSTED = {
 @pytest.mark.parametrize("kind", UNTRUSTED)
 def test_code_that_somebody_else_may_have_written_is_refused(kind, tmp_path, right):
     """An unpickled prange file can do anything: here it makes a folder."""
+    if kind == "folder given away" and os.getuid() != 0:
+        pytest.skip("not exercised: only root may give a folder away")
     cache = copy_of_cache(tmp_path)
     (folder,) = cache.iterdir()
+    files = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "_launch.prange_drain"}
     made = tmp_path / "made by the attack"
 
     class Attack:
@@ -265,6 +299,9 @@ def test_code_that_somebody_else_may_have_written_is_refused(kind, tmp_path, rig
     assert found == {TINY[0]: right[TINY[0]]}
     assert numba == (kind != "ours"), "the kernel was loaded"
     assert made.exists() == (kind == "ours"), "the pickle was loaded"
+    if kind.startswith("folder"):
+        after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name in files}
+        assert after == files, "something was written there"
     if kind == "files of mode 0666":
         assert (folder / TINY[0]).stat().st_mode & 0o777 == 0o600, "not healed"
 

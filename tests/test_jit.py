@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -109,6 +110,29 @@ def test_a_launch_keeps_to_the_number_of_threads():
     for path, threads in [("pool", 2), ("pool", 3), (None, 2), ("pool", 2)]:
         used = threads_of(path, threads)
         assert me in used and len(used) == threads, (path, threads)
+
+
+def test_which_kernels_keep_the_gil(monkeypatch):
+    """The tiny ones; and short ones for a while after one of them has come back late."""
+    calls = []
+    drain = _jit._load_drain()[0]
+    monkeypatch.setattr(_jit, "_drain", (drain, lambda *_: calls.append("hold"), lambda *_: calls.append("release")))
+    monkeypatch.setattr(_jit, "_keep_gil_until", 0.0)
+    kernel = python_kernel(lambda block: None)
+
+    def how(work):
+        kernel.run(1, work, x=None, y=None, size=0, code=0)
+        return calls.pop()
+
+    assert [how(work) for work in (_jit._TINY_WORK - 1, _jit._TINY_WORK, _jit._QUICK_WORK)] == [
+        "hold",
+        *["release"] * 2,
+    ]
+    monkeypatch.setattr(_jit, "_LATE", -1)  # any time is late
+    assert how(_jit._TINY_WORK) == "release"
+    assert how(_jit._TINY_WORK) == "hold" and how(_jit._QUICK_WORK) == "release"
+    time.sleep(_jit._WHILE)
+    assert how(_jit._TINY_WORK) == "release"
 
 
 def test_no_thread_is_started_for_small_work():

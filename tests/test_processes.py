@@ -33,13 +33,19 @@ def test_a_forked_child_after_use_in_the_parent(layer, launch):
     def with_helpers():
         return len(fresh.threads_of_a_launch(2)) == 2
 
+    def with_stand_ins():
+        _jit.LONG_WORK = 0
+        return right_in_a_child()
+
+    _jit.LONG_WORK = 0
     parent, used = right(), bool(_jit._prange_state)
-    works = right, right_in_a_child, right_if_forced, with_helpers
+    _jit.LONG_WORK = 10**18
+    works = right, right_in_a_child, right_if_forced, with_helpers, with_stand_ins
     codes = [fresh.ended(fresh.child(work)) for work in works]
     print(json.dumps([parent, codes, right(), used]))
     """
     parent, codes, after, used = run(code, NUMBA_THREADING_LAYER=layer, FASTMASK_LAUNCH=launch)
-    assert (parent, codes, after) == (True, [0, 0, 0, 0], True)
+    assert (parent, codes, after) == (True, [0, 0, 0, 0, 0], True)
     assert not (used and layer == "workqueue")
 
 

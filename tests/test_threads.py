@@ -52,6 +52,55 @@ def test_thread_pool_executor():
     assert run(code) == [[], 100]
 
 
+def test_asyncio_to_thread():
+    code = """
+    import asyncio, json, fresh
+    want, jobs = fresh.expected(), fresh.jobs()
+    fresh.always_parallel()
+
+    async def main():
+        names = [*jobs] * 8
+        found = await asyncio.gather(*(asyncio.to_thread(jobs[name]) for name in names))
+        return [name for name, digest in zip(names, found) if digest != want[name]]
+
+    print(json.dumps(asyncio.run(main())))
+    """
+    assert run(code) == []
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_joblib(backend):
+    pytest.importorskip("joblib", reason=f"joblib is not installed: not exercised: its {backend} workers")
+    code = f"""
+    import json, joblib, fresh
+    if __name__ == "__main__":
+        want = fresh.expected()
+        fresh.always_parallel()
+        fresh.digests()
+        names = [*want] * 4
+        found = joblib.Parallel(4, backend="{backend}")(joblib.delayed(fresh.do_job)(name) for name in names)
+        print(json.dumps([name for name, digest in zip(names, found) if digest != want[name]]))
+    """
+    assert run(code) == []
+
+
+def test_a_new_model_is_called_by_eight_threads_at_once():
+    """One of them builds it, and no other sees it half built: that gave the outputs of its first layers alone."""
+    code = """
+    import json, sys, numpy as np, fresh, fastmask as fm
+    from fastmask import layers
+    sys.setswitchinterval(1e-6)
+    x, wrong, raised = np.ones((2, 4, 3), np.float32), 0, []
+    for i in range(30):
+        model = fm.Sequential([layers.GRU(5), layers.Dense(4), layers.BatchNormalization(), layers.Dense(2)])
+        found = []
+        raised += fresh.in_threads([lambda: found.append(model.predict(x, verbose=0).tobytes())] * 8)
+        wrong += found != [model.predict(x, verbose=0).tobytes()] * 8 or len(model.weights) != 11
+    print(json.dumps([wrong, raised]))
+    """
+    assert run(code) == [0, []]
+
+
 @pytest.mark.parametrize("stem, gates, states, bias", [("gru", 3, 1, "(2, 3 * H)"), ("lstm", 4, 2, "(4 * H,)")])
 def test_one_pack_of_weights_in_all_threads(stem, gates, states, bias):
     """As a served model: requests of many shapes and kinds, all with the same `packed`, for a second and a half."""
