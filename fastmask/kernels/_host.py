@@ -6,9 +6,15 @@ from pathlib import Path
 
 
 def _host():
-    """(cpu name, feature string, feature dict) as LLVM sees this machine."""
+    """(cpu name, feature string, feature dict) as LLVM sees this machine, or as NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+    say, which numba obeys, too.
+    """
     from llvmlite import binding
 
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if name:
+        features = features or ""
+        return name, features, {f[1:]: f[0] == "+" for f in features.split(",") if f}
     try:
         features = binding.get_host_cpu_features()
     except RuntimeError:  # not known on this platform

@@ -376,6 +376,7 @@ def _native(name, words, kind=ctypes.CFUNCTYPE):
 
 def _load_drain():
     global _drain
+    get_num_threads()  # a bad setting is an error at the first launch, however small
     _drain = _load_function("drain", 4), _native("drain", 4, ctypes.PYFUNCTYPE), _native("drain", 4)
     return _drain
 

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from .activation import emit_slope, emit_value
 from .activation_names import SIGMOID, TANH
 from .gemm import MAX_ROWS, emit_chain, row_switch
-from .simd import I64, PTR, Emitter, _real
+from .simd import I64, PANEL_VECTORS, PTR, VECTOR_BYTES, Emitter, _real
 
 SLOTS = 48  # most rows in flight in one block
 # Addresses that a cell's tile reads for each slot, SLOTS apart: forward, then backward.
@@ -57,7 +57,7 @@ class Step:
     def saved(self, count):
         """The first `count` groups that forward kept."""
         p = self._e.b.inttoptr(self._e.b.add(self.address(WS), self._ws_offset), PTR)
-        return [self._e.load(p, i) for i in range(count)]
+        return [self._e.load(p, i * PANEL_VECTORS) for i in range(count)]
 
     def save(self, values):
         """Keep `values` (a V for each group, None leaves a group alone) for backward; nothing happens in inference."""
@@ -66,7 +66,15 @@ class Step:
             p = b.inttoptr(b.add(ws, self._ws_offset), PTR)
             for i, v in enumerate(values):
                 if v is not None:
-                    self._e.store(p, v if self._units is None else self._e.where(self._units, v, 0.0), i)
+                    v = v if self._units is None else self._e.where(self._units, v, 0.0)
+                    self._e.store(p, v, i * PANEL_VECTORS)
+
+
+def _ws_offset(e, panel, ws_jump):
+    """Where a panel of the tile lies in ws, whose panels are PANEL_VECTORS of the tile's."""
+    b, vectors = e.b, ir.Constant(I64, PANEL_VECTORS)
+    within = b.mul(b.srem(panel, vectors), ir.Constant(I64, VECTOR_BYTES))
+    return b.add(b.mul(b.sdiv(panel, vectors), ws_jump), within)
 
 
 def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped=False, first_gate=0):
@@ -123,7 +131,7 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped
                                 at = b.add(p, ir.Constant(I64, i))
                                 offset = b.mul(at, ir.Constant(I64, e.lanes * e.bytes))
                                 for r in range(rows):
-                                    step = Step(e, frame, r, offset, b.mul(at, ws_jump))
+                                    step = Step(e, frame, r, offset, _ws_offset(e, at, ws_jump))
                                     finish(
                                         e, step, acc[r][i * accumulators : (i + 1) * accumulators], f_act, f_ract, quick
                                     )
@@ -210,7 +218,7 @@ def cell_backward(name, write):
                         # NaN times a weight of 0 is NaN; their gradients must be 0.
                         units = e.lane_mask(b.sub(H, b.mul(p, ir.Constant(I64, e.lanes))))
                         offset = b.mul(p, ir.Constant(I64, e.lanes * e.bytes))
-                        step = Step(e, frame, 0, offset, b.mul(p, ws_jump), units)
+                        step = Step(e, frame, 0, offset, _ws_offset(e, p, ws_jump), units)
                         write(e, step, Gate(e, act, "tanh", quick), Gate(e, ract, "sigmoid", quick), quick)
                         return []
 

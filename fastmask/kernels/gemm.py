@@ -22,8 +22,10 @@ from numba.extending import intrinsic
 from ._jit import kernel
 from .simd import (
     I64,
+    PANEL_VECTORS,
     PTR,
     TILE_ROWS,
+    VECTOR_BYTES,
     Emitter,
     V,
     _real,
@@ -277,7 +279,10 @@ def _write_outer(rows, width):
             at = b.load(b.gep(index_ptr, [n], source_etype=I64), typ=I64, align=8)
             row = b.inttoptr(b.add(a, b.mul(at, a_stride)), PTR)
             base = b.add(bp, b.mul(n, b_stride))
-            w = [e.load(b.inttoptr(b.add(base, b.mul(v_stride, ir.Constant(I64, i))), PTR)) for i in range(width)]
+            w = []
+            for i in range(width):
+                panel = b.mul(v_stride, ir.Constant(I64, i // PANEL_VECTORS))
+                w.append(e.load(e.ptr(b.add(base, panel), i % PANEL_VECTORS * VECTOR_BYTES)))
             for r in range(rows):
                 x = e.broadcast(row, r)
                 for i in range(width):
@@ -296,8 +301,8 @@ def _write_outer(rows, width):
 def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_stride, count, c, c_stride):
     """C[r][v] += sum over n < count of a[index[n]][r] · b[n][v]: one tile of a weight gradient.
 
-    rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, `v_stride` bytes apart in b, adjacent
-    in C. n ascends; the chain starts at 0 and is added to C at its end.
+    rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, adjacent in C, in b in panels of 64
+    bytes, `v_stride` bytes apart. n ascends; the chain starts at 0 and is added to C at its end.
     """
 
     def codegen(context, builder, sig, args):
@@ -453,12 +458,13 @@ def weight_gradient(block, args, real):
 
 @kernel("b b_stride panel_stride v_stride per_panel steps out")
 def column_sums(block, args, real):
-    """out[panel][v] = sum over n of b[panel][n][v], up to 4 vectors a panel, in the order of weight_gradient. Parallel:
-    a block is a panel.
+    """out[block][v] = sum over n of b[block][n][v], up to 4 vectors a block, in the order of weight_gradient. Parallel.
+
+    b in panels of 64 bytes, panel_stride bytes apart: a block is a vector of each, and of those v_stride bytes behind.
     """
     b, b_stride, panel_stride, v_stride, per_panel, steps, out = unpack(args, 7)
     vector = lanes(real) * itemsize(real)
-    at = b + block * panel_stride
+    at = b + block // PANEL_VECTORS * panel_stride + block % PANEL_VECTORS * vector
     out += block * per_panel * vector
     t0, t1, t2, t3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
     for n0 in range(0, steps, CHUNK):

@@ -34,6 +34,8 @@ def _i(n):
 class _Lanes:
     """What the rules ask for. `at` holds the LLVM values of the kernel's arguments; weight, delta … are vectors."""
 
+    parts = 1  # vectors that a sum over predictions is held in
+
     def __init__(self, e, at):
         self.e, self.b, self.at = e, e.b, at
         scale, self.keep, self.shift, self.delta = (
@@ -49,10 +51,18 @@ class _Lanes:
     def sums(self, turn, n=1):
         """The sums over all predictions of the n vectors that turn(k) returns."""
 
-        def body(k, sums):
-            return [old + self.inside(k, new, 0.0) for old, new in zip(sums, turn(k), strict=True)]
+        def body(i, sums):
+            new = []
+            for p in range(self.parts):
+                k = self.b.add(self.b.mul(i, _i(self.parts)), _i(p))
+                new += [self.inside(k, x, 0.0) for x in turn(k)]
+            return [old + x for old, x in zip(sums, new, strict=True)]
 
-        sums = self.e.loop(self.turns, [self.e.const(0.0)] * n, body)
+        rounds = self.b.sdiv(self.b.add(self.turns, _i(self.parts - 1)), _i(self.parts))
+        sums = self.e.loop(rounds, [self.e.const(0.0)] * (n * self.parts), body)
+        while len(sums) > n:  # the parts, in halves, as the lanes after them
+            half = len(sums) // 2
+            sums = [x + y for x, y in zip(sums[:half], sums[half:], strict=True)]
         return [self.across(x, lambda a, b: a + b) for x in sums]
 
     def largest(self, turn):
@@ -149,10 +159,14 @@ class _StepLanes(_Lanes):
 
 
 class _UnitLanes(_Lanes):
-    """The lanes are predictions of one step, a vector of them a turn; lanes past the last one count for nothing."""
+    """The lanes are predictions of one step, a vector of them a turn; lanes past the last one count for nothing.
+
+    A sum is made of 16 partial ones (float64: 8) whatever the number of lanes: its bits are the same on every machine.
+    """
 
     def __init__(self, e, at):
         super().__init__(e, at)
+        self.parts = 64 // (e.lanes * e.bytes)
         self.turns = self.b.sdiv(self.b.add(at["units"], _i(e.lanes - 1)), _i(e.lanes))
         self.row = self.b.load(e.ptr(at["rows"]), align=8, typ=I64)
         self.elements = self.b.mul(self.row, at["units"])

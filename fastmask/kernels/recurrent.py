@@ -15,6 +15,8 @@ from ._jit import kernel
 from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_GATES, H_IN, H_OUT, RH, SLOTS, WS, X, Z
 from .gemm import MAX_ROWS, matmul, matmul_scaled
 from .simd import (
+    PANEL_BYTES,
+    PANEL_VECTORS,
     atomic_add,
     get_i64,
     itemsize,
@@ -45,8 +47,8 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
 
     Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in
     inference): a copy of x, states of step n at row n, initial states of row b at row steps + b, gates at ws + panel *
-    ws_jump + n * (gates of one panel). scratch: states of the slots of every block, and behind each slot's its dropped
-    rows. x_factors, h_factors: with dropout, (B,gates,F) and (B,gates,H) in whole vectors.
+    ws_jump + n * (gates of one panel, 64 bytes of each). scratch: states of the slots of every block, and behind each
+    slot's its dropped rows. x_factors, h_factors: with dropout, (B,gates,F) and (B,gates,H) in whole vectors.
     """
     h_gates = gates - 1 if gates and two_passes else gates
 
@@ -283,7 +285,8 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
         row_bytes = H * size
         ws_step = ws_jump // (steps + 1)
         zero = splat(real, 0.0)
-        ut_gate = panels * L * state  # bytes of one gate's U^T
+        ws_panels, units = (panels + PANEL_VECTORS - 1) // PANEL_VECTORS, PANEL_BYTES // size
+        ut_gate = ws_panels * units * state  # bytes of one gate's U^T
         frame = stack(432)
         a_frame, f_frame, c_frame = stack(192), stack(192), stack(48)  # up to 4 gates x SLOTS
         slot_row, slot_k, slot_buffer = stack(48), stack(48), stack(48)
@@ -357,7 +360,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                 after = ws + (steps if is_last else n + 1) * ws_step + ut_skip
                 put_i64(a_frame, s, after)
                 for g in range(gates):
-                    put_i64(a_frame, g * SLOTS + s, after + g * L * size)
+                    put_i64(a_frame, g * SLOTS + s, after + g * PANEL_BYTES)
                     put_i64(f_frame, g * SLOTS + s, h_factors + (b * gates + g) * state)
                 # dh: what arrives from outside (masked positions that hold this output included) and the carry
                 p0, p1, move = 0, 0, 1
@@ -392,9 +395,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     for g in range(h_gates):
                         at = 8 * (g * SLOTS + s)
                         u = ut + g * ut_gate
-                        matmul_scaled(real, a_frame + at, dh, f_frame + at, count, u, panels, L, ws_jump, panels)
+                        matmul_scaled(real, a_frame + at, dh, f_frame + at, count, u, ws_panels, units, ws_jump, panels)
                 else:
-                    matmul(real, a_frame + 8 * s, dh, dh, count, ut, panels, ut_inner, ws_jump, panels, panels * L)
+                    matmul(real, a_frame + 8 * s, dh, dh, count, ut, ws_panels, ut_inner, ws_jump, panels, panels * L)
             for s in range(active):
                 step(real, frame + 8 * s, panels, H, ws_jump, act, ract)
             if two_passes:
@@ -407,9 +410,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     count = min(MAX_ROWS, active - s)
                     if gates:
                         f = f_frame + 8 * (h_gates * SLOTS + s)
-                        matmul_scaled(real, a, drh, f, count, ut2, panels, L, ws_jump, panels)
+                        matmul_scaled(real, a, drh, f, count, ut2, ws_panels, units, ws_jump, panels)
                     else:
-                        matmul(real, a, drh, drh, count, ut2, panels, L, ws_jump, panels, panels * L)
+                        matmul(real, a, drh, drh, count, ut2, ws_panels, units, ws_jump, panels, panels * L)
                 for s in range(active):
                     step2(real, frame + 8 * s, panels, H, ws_jump, act, ract)
 
@@ -429,13 +432,13 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                         a = get_i64(frame, WS * SLOTS + s) + ut_skip
                         if gates:
                             for g in range(h_gates):
-                                put_i64(a_frame, 0, a + g * L * size)
+                                put_i64(a_frame, 0, a + g * PANEL_BYTES)
                                 f, u = f_frame + 8 * (g * SLOTS + s), ut + g * ut_gate
-                                matmul_scaled(real, a_frame, c_frame, f, 1, u, panels, L, ws_jump, panels)
+                                matmul_scaled(real, a_frame, c_frame, f, 1, u, ws_panels, units, ws_jump, panels)
                         else:
                             put_i64(a_frame, 0, a)
                             matmul(
-                                real, a_frame, c_frame, c_frame, 1, ut, panels, ut_inner, ws_jump, panels, panels * L
+                                real, a_frame, c_frame, c_frame, 1, ut, ws_panels, ut_inner, ws_jump, panels, panels * L
                             )
                         for j in range(panels):
                             left = min(L, H - j * L)

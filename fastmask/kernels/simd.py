@@ -35,6 +35,9 @@ I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 PTR = ir.PointerType()
 
 VECTOR_BYTES = 4 * _jit.LANES
+# What backward sums over lies in panels of 64 bytes whatever the vectors: so sums have one order on every machine.
+PANEL_BYTES = 64
+PANEL_VECTORS = PANEL_BYTES // VECTOR_BYTES
 # Rows of a register tile with 4 vectors each: 32 vector registers hold 6 x 4 accumulators, 16 registers 3 x 4.
 TILE_ROWS = _jit.TILE_ROWS
 

@@ -180,11 +180,11 @@ class Layer(Streamed):
         if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
             raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
         dtype = np.dtype(dtype or self._dtype)
-        empty(f"{self.name}: {name or 'weight'}", shape, dtype)
         table = LayerTable.in_use()
         if table is not None and table.new_weight is not None:  # a saved one takes its place
             value = table.new_weight(self, name, shape, dtype)
         else:
+            empty(f"{self.name}: {name or 'weight'}", shape, dtype)
             value = initializers.get(initializer or "glorot_uniform")(shape, dtype)
         if np.shape(value) != shape:
             raise ValueError(f"initializer: expected a value of shape {shape}, received {np.shape(value)}")

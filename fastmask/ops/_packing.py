@@ -36,6 +36,9 @@ GRU_RESET_BEFORE = Cell("gru", "gru", "gru_reset_before", 3, 1, (0, 1), (2,), 3,
 SIMPLE_RNN = Cell("simple_rnn", "simple_rnn", "simple_rnn", 1, 1, (0,), (), 1, (0,), (0,), 0, False)
 
 
+PANEL_BYTES = 64  # of each gate, in ws: whatever the lanes, so that sums over gates have one order on every machine
+
+
 def lanes(dtype):
     return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
 
@@ -71,15 +74,15 @@ def pack_columns(matrix):
 
 
 def _transposed(weights, gates, G, H):
-    """(C, G*H) -> packed right-hand side (panel · gate · lane, C): what multiplies gradients of gates as they lie in
+    """(C, G*H) -> packed right-hand side (panel · gate · unit, C): what multiplies gradients of gates as they lie in
     ws.
     """
-    C, L = weights.shape[0], lanes(weights.dtype)
-    P = -(-H // L)
-    blocks = np.zeros((len(gates), P * L, C), weights.dtype)
+    C, W = weights.shape[0], PANEL_BYTES // weights.itemsize
+    P = -(-H // W)
+    blocks = np.zeros((len(gates), P * W, C), weights.dtype)
     for i, g in enumerate(gates):
         blocks[i, :H] = weights[:, g * H : (g + 1) * H].T
-    return pack_columns(blocks.reshape(len(gates), P, L, C).transpose(1, 0, 2, 3).reshape(P * len(gates) * L, C))
+    return pack_columns(blocks.reshape(len(gates), P, W, C).transpose(1, 0, 2, 3).reshape(P * len(gates) * W, C))
 
 
 class Packed:

@@ -23,7 +23,7 @@ from fastmask.ops._common import (
     steps_of,
 )  # fmt: skip
 from fastmask.ops._dropout import check_factors, times_rows
-from fastmask.ops._packing import Packed, check_weights, lanes
+from fastmask.ops._packing import PANEL_BYTES, Packed, check_weights, lanes
 from fastmask.ragged import Ragged
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -52,9 +52,9 @@ def _states(cell, initial_state, B, H, dtype):
 
 def _workers(B, work):
     """How many workers share the rows, and how many rows each has in flight."""
-    workers = min(_jit.get_num_threads(), B) if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
+    workers = max(1, min(_jit.get_num_threads(), B)) if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
     slots = min(24, max(6, 6 * (B // (24 * workers))), -(-B // workers))
-    return max(1, workers), max(1, slots)
+    return workers, max(1, slots)
 
 
 class Tape:
@@ -68,12 +68,11 @@ def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
     """The forward kernel's arguments but for the batch: x, states and outputs, and what training keeps."""
     act, ract, reverse, restore, zero_masked = options
     size = packed.dtype.itemsize
-    L = lanes(packed.dtype)
     return dict(
         order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base,
         backwards=reverse and restore, slots=slots, workers=workers, queue=0, x=0, x_stride=packed.F * size, F=packed.F,
         H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
-        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * L * size,
+        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * PANEL_BYTES,
         scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2, wh2=packed.wh2,
         bias2=packed.bias2, act=act, ract=ract, x_factors=0, h_factors=0,
     )  # fmt: skip
@@ -229,8 +228,12 @@ def forward(
     if training:
         workspace = Workspace()
         x_rows = workspace.array((N, F), dtype)
-        hs, ws = workspace.array((N + B, P * L), dtype), workspace.array((P, N + 1, cell.groups, L), dtype)
+        hs = workspace.array((N + B, P * L), dtype)
+        units = PANEL_BYTES // dtype.itemsize
+        ws = workspace.array((-(-H // units), N + 1, cell.groups, units), dtype)
         ws[:, N] = 0
+        if P * L % units:  # half of the last panel and more that no vector of the tile covers
+            ws[-1, :, :, P * L % units :] = 0
         cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
         arguments.update(x_kept=x_rows, hs=hs, cs=cs, ws=ws)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.by_gate else ''}_forward"
@@ -271,15 +274,15 @@ def backward(cell, tape, d_outputs, d_states, need_x):
         )
     B, T, F = tape.shape
     H, P, L, N, G = packed.H, packed.panels, lanes(dtype), steps.N, cell.gates
-    size = dtype.itemsize
     d_sequences, d_last = _check_d_outputs(tape, d_outputs, H)
     d_final = _check_d_states(cell, d_states, B, H, dtype)
     ws, hs, cs, workspace = tape.ws, tape.hs, tape.cs, tape.workspace
     tape.workspace = None
     ut, ut2, wt = packed.backward(factors.x_by_gate, factors.h_by_gate)
 
-    ws_jump, ws_step = (N + 1) * cell.groups * L * size, cell.groups * L * size
-    ut_skip, ut_inner = cell.u_group * L * size, len(cell.u_gates) * L
+    ws_panels, _, _, units = ws.shape
+    ws_jump, ws_step, ws_group, _ = ws.strides
+    ut_skip, ut_inner = cell.u_group * ws_group, len(cell.u_gates) * units
     work = N * H * G * H
     workers, slots = _workers(B, work)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
@@ -300,7 +303,7 @@ def backward(cell, tape, d_outputs, d_states, need_x):
         if factors.x_by_gate:
             dx[steps.src] = _x_gradient_by_gate(cell, ws, wt, factors.x, row_of, F)
         else:
-            product(dtype, ws, ws_step, P, len(cell.w_gates) * L, ws_jump, wt, F, dx, steps.src, N)
+            product(dtype, ws, ws_step, ws_panels, len(cell.w_gates) * units, ws_jump, wt, F, dx, steps.src, N)
         dx = times_rows(dx if T is None else dx.reshape(B, T, F), factors.row, tape.offsets)
         dx = dx if T is not None else Ragged._checked(dx, tape.offsets)
     d_kernel, d_recurrent = np.empty((F, G, H), dtype), np.empty((H, G, H), dtype)
@@ -364,18 +367,22 @@ def _check_d_states(cell, d_states, B, H, dtype):
 def _gate_gradient(out, gates, a, index, ws, group):
     """out[k, gate] = sum over n of a[index[n]][k] · ws[:, n, gate], the gates' gradients from `group` of ws on."""
     depth, _, H = out.shape
-    P, rows, _, L = ws.shape
-    V, N = len(gates), rows - 1
-    jump, step, vector, _ = ws.strides
-    b = ws.reshape(-1)[group * L :]
-    if V == 1:  # one gate: vectors of four panels side by side
-        packed = weight_gradient(a, index, depth, b, step, 4 * jump, jump, P, 4, N)
-        packed = packed.transpose(1, 0, 2, 3).reshape(depth, 1, -1)
-    else:
-        packed = weight_gradient(a, index, depth, b, step, jump, vector, P * V, V, N)
-        packed = packed.transpose(1, 2, 0, 3).reshape(depth, V, P * L)
-    for i, g in enumerate(gates):
-        out[:, g] = packed[:, i, :H]
+    panels, rows, _, units = ws.shape
+    jump, step, panel, _ = ws.strides
+    V = units // lanes(ws.dtype)  # vectors of a panel
+    at_once = 4 // V  # panels of a register tile
+    for i in range(0, len(gates), at_once):
+        some = gates[i : i + at_once]
+        b = ws.reshape(-1)[(group + i) * units :]
+        if len(some) == 1:  # one gate: the panels of several side by side
+            packed = weight_gradient(a, index, depth, b, step, at_once * jump, jump, V * panels, 4, rows - 1)
+            packed = packed.transpose(1, 0, 2, 3).reshape(depth, 1, -1)
+        else:
+            n = len(some)
+            packed = weight_gradient(a, index, depth, b, step, jump, panel, V * n * panels, V * n, rows - 1)
+            packed = packed.reshape(panels, depth, n, units).transpose(1, 2, 0, 3).reshape(depth, n, panels * units)
+        for g, columns in zip(some, packed.transpose(1, 0, 2), strict=True):
+            out[:, g] = columns[:, :H]
 
 
 def _gradient_by_gate(out, gates, a, index, factors, row_of, ws, group):
@@ -389,20 +396,21 @@ def _gradient_by_gate(out, gates, a, index, factors, row_of, ws, group):
 
 def _x_gradient_by_gate(cell, ws, wt, factors, row_of, F):
     """(N,F): sum over gates of (ws[:, n, gate] · W^T) factors[row_of[n], gate]."""
-    P, rows, _, L = ws.shape
+    panels, rows, _, units = ws.shape
     jump, step, _, _ = ws.strides
     N = rows - 1
     dx, part = np.zeros((N, F), ws.dtype), np.empty((N, F), ws.dtype)
     for i, g in enumerate(cell.w_gates):
-        product(ws.dtype, ws.reshape(-1)[i * L :], step, P, L, jump, wt[i], F, part, None, N)
+        product(ws.dtype, ws.reshape(-1)[i * units :], step, panels, units, jump, wt[i], F, part, None, N)
         dx += part * factors[row_of, g, :F]
     return dx
 
 
 def _bias_gradient(cell, ws, H):
-    panels, rows, groups, _ = ws.shape
-    jump, step, vector, _ = ws.strides
-    sums = column_sums(ws, step, jump, vector, panels, groups, rows - 1)  # [panel][group][lane]
+    panels, rows, groups, units = ws.shape
+    jump, step, panel, _ = ws.strides
+    vectors = panels * (units // lanes(ws.dtype))
+    sums = column_sums(ws, step, jump, panel, vectors, groups, rows - 1)  # [vector][group][lane]
     sums = sums.transpose(1, 0, 2).reshape(cell.groups, -1)[:, :H]
     if cell.recurrent_bias:  # groups: g, z, r, h-part
         return np.stack([np.concatenate([sums[1], sums[2], sums[0]]), np.concatenate([sums[1], sums[2], sums[3]])])

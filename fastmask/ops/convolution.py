@@ -14,8 +14,9 @@ import numpy as np
 from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.ops._common import Steps, aligned_zeros, as_floats, check_activation, check_shape, resolve_batch, steps_of
+from fastmask.ops._packing import PANEL_BYTES, lanes
 from fastmask.ops._products import run_products
-from fastmask.ops._recurrent import column_sums, lanes, weight_gradient
+from fastmask.ops._recurrent import column_sums, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ops.gemm import PackedDense
 from fastmask.ops.mask import check_count, check_mask
@@ -194,7 +195,7 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
     padded[:, :C] = dz
     d_bias = None
     if tape.has_bias:
-        d_bias = column_sums(padded, stride, L * dtype.itemsize, 0, vectors, 1, len(dz)).reshape(-1)[:C].copy()
+        d_bias = column_sums(padded, stride, PANEL_BYTES, 0, vectors, 1, len(dz)).reshape(-1)[:C].copy()
     if len(row) < len(dz):
         padded = padded[windows.out_base[row] + t]
     # in the forward pass an output read the line at these steps and those k dilation_rate further, so now:
@@ -202,8 +203,8 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
     d_kernel = np.empty_like(kernel)
     for k in range(K):
         packed = weight_gradient(
-            line, at + k * windows.dilation_rate, F, padded, stride, 4 * L * dtype.itemsize, L * dtype.itemsize,
-            vectors, 4, len(at),
+            line, at + k * windows.dilation_rate, F, padded, stride, 4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4,
+            len(at),
         )  # fmt: skip
         d_kernel[k] = packed.transpose(1, 0, 2, 3).reshape(F, len(packed) * 4 * L)[:, :C]
     dx = _input_gradient(tape, dz) if need_x else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmask.checks import empty
 from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_shape
-from fastmask.ops._packing import lanes, pack_columns
+from fastmask.ops._packing import PANEL_BYTES, lanes, pack_columns
 from fastmask.ops._recurrent import column_sums, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ragged import Ragged
@@ -154,11 +154,9 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
         product(dtype, padded, step, 1, K, 0, pack_columns(np.ascontiguousarray(tape.kernel.T)), F, dx, None, rows)
         dx = dx.reshape(tape.shape[:-1] + (F,)) if tape.offsets is None else Ragged._checked(dx, tape.offsets)
     index = np.arange(rows)
-    packed = weight_gradient(
-        tape.x, index, F, padded, step, 4 * L * dtype.itemsize, L * dtype.itemsize, vectors, 4, rows
-    )
+    packed = weight_gradient(tape.x, index, F, padded, step, 4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4, rows)
     d_kernel = np.ascontiguousarray(packed.transpose(1, 0, 2, 3).reshape(F, -1)[:, :K])
     d_bias = None
     if tape.has_bias:
-        d_bias = column_sums(padded, step, L * dtype.itemsize, 0, vectors, 1, rows).reshape(-1)[:K].copy()
+        d_bias = column_sums(padded, step, PANEL_BYTES, 0, vectors, 1, rows).reshape(-1)[:K].copy()
     return DenseGradients(dx, d_kernel, d_bias)
