@@ -21,6 +21,21 @@ OPTIONAL = {
 }
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long form of tests that have one: docs/reliability.md")
+
+
+def pytest_configure(config):
+    """Property tests take the same cases at every run, few of them; with --long ever new ones, thousands."""
+    if importlib.util.find_spec("hypothesis") is not None:
+        from hypothesis import HealthCheck, settings
+
+        common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+        settings.register_profile("short", max_examples=100, derandomize=True, **common)
+        settings.register_profile("long", max_examples=1500, print_blob=True, **common)
+        settings.load_profile("long" if config.getoption("--long") else "short")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say what could not be tested here; the reason of each skipped test is in the summary above (-ra)."""
     absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]

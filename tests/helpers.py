@@ -79,6 +79,31 @@ def assert_layer_gradients(layer, inputs, before=lambda: None, **call):
         weight.assign(value)
 
 
+def assert_derivative(value, arrays, gradients, seed, k=2**17):
+    """The gradients give the derivative of value() in a random direction of all arrays: differences of order 4.
+
+    Of three steps the one that fits best counts: the rounding of large numbers wants a long one, a large fifth
+    derivative a short one. A wrong gradient fits none.
+    """
+    rng = np.random.default_rng(seed)
+    directions = [rng.standard_normal(a.shape) for a in arrays]
+    length = np.sqrt(sum(np.sum(d * d) for d in directions)) or 1.0
+    starts = [a.copy() for a in arrays]
+
+    def at(step):
+        for a, start, d in zip(arrays, starts, directions, strict=True):
+            a[...] = start + step / length * d
+        return value()
+
+    derivative = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True)) / length
+    errors = []
+    for h in (1e-3, 2.5e-4, 6e-5):
+        values = [at(step * h) for step in (-2, -1, 1, 2)]
+        errors.append(abs(derivative - (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)))
+    allowed = k * float(np.finfo(float).eps) * max(1.0, abs(derivative), abs(at(0.0)))
+    assert min(errors) <= allowed, f"{derivative} in this direction is off by {min(errors)}, {allowed} is allowed"
+
+
 def mask_cases(B, T, seed=0):
     """Name -> mask (B,T): every pattern that has its own way to go wrong."""
     rng = np.random.default_rng(seed)
