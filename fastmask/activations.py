@@ -12,6 +12,8 @@ import numpy as np
 from fastmask.kernels.activation_names import ALIASES
 from fastmask.kernels.activation_names import NAMES as ELEMENTWISE
 from fastmask.ops import activation as ops
+from fastmask.ops._common import check_activation
+from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
 
 LAST_AXIS = ("softmax", "log_softmax")
@@ -22,12 +24,12 @@ class Activation:
     """A function of arrays and Ragged; integers become float32."""
 
     def __init__(self, name):
-        self.__name__ = name
+        self.__name__ = check_activation(name, "name")
 
     def __call__(self, x):
         if isinstance(x, Ragged):
             return x.with_values(self(x.values))
-        x = np.asarray(x)
+        x = check_numbers(x, "x")
         if x.dtype not in (np.float32, np.float64):
             x = x.astype(np.float32)
         return ops.activation_forward(x, self.__name__)

@@ -12,7 +12,8 @@ import os
 import warnings
 from collections.abc import Iterable
 
-from fastmask.checks import check_number
+from fastmask.checks import check_flag, check_function, check_number, check_path
+from fastmask.ops.mask import check_count
 
 
 class Callback:
@@ -136,6 +137,8 @@ class CallbackList(Callback):
 
     def listens(self, hook):
         """Whether any callback does something there: if not, its logs need not be computed."""
+        if hook not in self._listeners:
+            raise ValueError(f"hook: expected one of {', '.join(HOOKS)}, received {hook!r}")
         return bool(self._listeners[hook])
 
 
@@ -169,6 +172,12 @@ def _flat(callbacks):
     if not isinstance(callbacks, Callback):
         raise TypeError(f"callbacks: expected Callback objects, received {callbacks!r}")
     return [callbacks]
+
+
+def _verbose(verbose):
+    if not isinstance(verbose, (bool, int)) or verbose not in (0, 1):
+        raise ValueError(f"verbose: expected 0 or 1, received {verbose!r}")
+    return int(verbose)
 
 
 def _overrides(callback, hook):
@@ -220,8 +229,11 @@ class LambdaCallback(Callback):
         }
         for name, function in (named | kwargs).items():
             if name not in HOOKS:
-                raise TypeError(f"LambdaCallback: unknown argument {name!r}")
-            if function is not None:
+                raise TypeError(
+                    f"LambdaCallback: unknown argument {name!r}: expected arguments among {', '.join(HOOKS)}, "
+                    f"received {name!r}"
+                )
+            if check_function(function, name, none=True) is not None:
                 setattr(self, name, function)
 
 
@@ -229,7 +241,7 @@ class TerminateOnNaN(Callback):
     """Stop when the loss is NaN or infinite after a batch; with `raise_error` by a RuntimeError, at once."""
 
     def __init__(self, raise_error=False):
-        self.raise_error = raise_error
+        self.raise_error = check_flag(raise_error, "raise_error")
 
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")
@@ -263,7 +275,11 @@ class MonitorCallback(Callback):
         By how much a better value must differ.
     """
 
+    _baseline = "baseline"  # what a subclass calls that argument
+
     def __init__(self, monitor="val_loss", mode="auto", baseline=None, min_delta=0):
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor: expected a str, received {monitor!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f'mode: expected "auto", "min" or "max", received {mode!r}')
         if mode == "auto":
@@ -271,13 +287,13 @@ class MonitorCallback(Callback):
             rising, falling = words & RISING, words & FALLING
             if bool(rising) == bool(falling):
                 raise ValueError(
-                    f'mode: expected "min" or "max" for {monitor!r}, of which "auto" does not know whether it should '
-                    "fall or rise"
+                    f'mode: expected "min" or "max" for {monitor!r}, which is not known to be better if it falls or '
+                    'rises, received "auto"'
                 )
             mode = "max" if rising else "min"
         self.monitor, self.mode = monitor, mode
-        self.best = baseline
-        self.min_delta = abs(min_delta)
+        self.best = None if baseline is None else check_number(baseline, self._baseline, low=-math.inf)
+        self.min_delta = abs(check_number(min_delta, "min_delta", low=-math.inf))
 
     def is_improvement(self, value, best):
         """Whether `value` is better than `best` by more than min_delta; than None every value is."""
@@ -326,9 +342,10 @@ class EarlyStopping(MonitorCallback):
         restore_best_weights=False,
         start_from_epoch=0,
     ):
-        super().__init__(monitor, mode, min_delta=min_delta)
-        self.patience, self.verbose, self.baseline = patience, verbose, baseline
-        self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
+        super().__init__(monitor, mode, baseline, min_delta)
+        self.patience, self.verbose, self.baseline = check_count(patience, "patience"), _verbose(verbose), self.best
+        self.restore_best_weights = check_flag(restore_best_weights, "restore_best_weights")
+        self.start_from_epoch = check_count(start_from_epoch, "start_from_epoch")
         self._reset()
 
     def _reset(self):
@@ -388,6 +405,8 @@ class ModelCheckpoint(MonitorCallback):
         What the first value has to beat.
     """
 
+    _baseline = "initial_value_threshold"
+
     def __init__(
         self,
         filepath,
@@ -404,8 +423,9 @@ class ModelCheckpoint(MonitorCallback):
         super().__init__(monitor, mode, initial_value_threshold)
         if save_freq != "epoch" and (isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1):
             raise ValueError(f'save_freq: expected "epoch" or a whole number of 1 or more, received {save_freq!r}')
-        self.filepath, self.verbose = os.fspath(filepath), verbose
-        self.save_best_only, self.save_weights_only, self.save_freq = save_best_only, save_weights_only, save_freq
+        self.filepath, self.verbose, self.save_freq = check_path(filepath, "filepath"), _verbose(verbose), save_freq
+        self.save_best_only = check_flag(save_best_only, "save_best_only")
+        self.save_weights_only = check_flag(save_weights_only, "save_weights_only")
         self._epoch = self._batches = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -482,7 +502,8 @@ class ReduceLROnPlateau(MonitorCallback):
         self.factor = check_number(factor, "factor")
         if self.factor >= 1:
             raise ValueError(f"factor: expected a number below 1, received {factor!r}")
-        self.patience, self.verbose, self.cooldown, self.min_lr = patience, verbose, cooldown, min_lr
+        self.patience, self.cooldown = check_count(patience, "patience"), check_count(cooldown, "cooldown")
+        self.verbose, self.min_lr = _verbose(verbose), check_number(min_lr, "min_lr")
         self.wait = self.cooldown_counter = 0
 
     def on_train_begin(self, logs=None):
@@ -526,12 +547,13 @@ class LearningRateScheduler(Callback):
     """
 
     def __init__(self, schedule, verbose=0):
+        check_function(schedule, "schedule")
         try:
             inspect.signature(schedule).bind(0, 0.1)
             self._takes_rate = True
         except TypeError:
             self._takes_rate = False
-        self.schedule, self.verbose = schedule, verbose
+        self.schedule, self.verbose = schedule, _verbose(verbose)
 
     def on_epoch_begin(self, epoch, logs=None):
         optimizer = self.model.optimizer
@@ -564,7 +586,10 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, filename, separator=",", append=False):
-        self.filename, self.separator, self.append = os.fspath(filename), separator, append
+        if not isinstance(separator, str) or len(separator) != 1:
+            raise ValueError(f"separator: expected a str of one character, received {separator!r}")
+        self.filename, self.separator = check_path(filename, "filename"), separator
+        self.append = check_flag(append, "append")
         self._file = self._keys = self._writer = None
 
     def on_train_begin(self, logs=None):

@@ -8,6 +8,7 @@ A constraint is called with a weight and returns the array to replace it; any fu
 import numpy as np
 
 from fastmask.checks import check_number
+from fastmask.ops.mask import check_numbers
 from fastmask.registry import Configured, Kind
 
 EPSILON = 1e-7
@@ -24,6 +25,7 @@ class Constraint(Configured):
     """
 
     def __call__(self, w):
+        w = check_numbers(w, "w")
         """The array that replaces w, of the same shape."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(w)")
 
@@ -44,6 +46,7 @@ class MaxNorm(Constraint):
         self.max_value, self.axis = check_number(max_value, "max_value"), _axes(axis)
 
     def __call__(self, w):
+        w = check_numbers(w, "w")
         norm = _norm(w, self.axis)
         return w * (np.clip(norm, 0, self.max_value) / (EPSILON + norm))
 
@@ -52,6 +55,7 @@ class NonNeg(Constraint):
     """max(w, 0)."""
 
     def __call__(self, w):
+        w = check_numbers(w, "w")
         return np.maximum(w, 0)
 
 
@@ -62,6 +66,7 @@ class UnitNorm(Constraint):
         self.axis = _axes(axis)
 
     def __call__(self, w):
+        w = check_numbers(w, "w")
         return w / (EPSILON + _norm(w, self.axis))
 
 
@@ -77,12 +82,16 @@ class MinMaxNorm(Constraint):
         self.axis = _axes(axis)
 
     def __call__(self, w):
+        w = check_numbers(w, "w")
         norm = _norm(w, self.axis)
         wanted = self.rate * np.clip(norm, self.min_value, self.max_value) + (1 - self.rate) * norm
         return w * (wanted / (EPSILON + norm))
 
 
 def _norm(w, axis):
+    axes = axis if isinstance(axis, list) else [axis]
+    if any(not -np.ndim(w) <= a < np.ndim(w) for a in axes):
+        raise ValueError(f"w: expected an array with axis {axis}, received shape {np.shape(w)}")
     return np.sqrt(np.sum(np.square(w), axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=True))
 
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from fastmask.checks import check_dtype, check_number, check_positive
 from fastmask.registry import Configured, Kind
 
 # ---- random numbers --------------------------------------------------------------------------------------------------
@@ -58,6 +59,23 @@ class Initializer(Configured):
         raise NotImplementedError(f"{type(self).__name__} has no __call__(shape, dtype)")
 
 
+def _form(shape, dtype):
+    """What `__call__` is given, checked: the shape as a tuple, the name of the dtype."""
+    return check_shape(shape), "float32" if dtype is None else check_dtype(dtype)
+
+
+def check_shape(shape):
+    """`shape` as a tuple of whole numbers of 0 or more, or ValueError/TypeError."""
+    if isinstance(shape, (int, np.integer)):
+        shape = (shape,)
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"shape: expected a tuple of whole numbers of 0 or more, received {shape!r}")
+    for n in shape:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape!r}")
+    return tuple(shape)
+
+
 class RandomInitializer(Initializer):
     """One that draws: from `seed`, or from a seed drawn from the global one; the same values at every call."""
 
@@ -74,37 +92,40 @@ class Zeros(Initializer):
     """All 0."""
 
     def __call__(self, shape, dtype=None):
-        return np.zeros(shape, dtype or np.float32)
+        shape, dtype = _form(shape, dtype)
+        return np.zeros(shape, dtype)
 
 
 class Ones(Initializer):
     """All 1."""
 
     def __call__(self, shape, dtype=None):
-        return np.ones(shape, dtype or np.float32)
+        shape, dtype = _form(shape, dtype)
+        return np.ones(shape, dtype)
 
 
 class Constant(Initializer):
     """All `value`."""
 
     def __init__(self, value=0.0):
-        self.value = float(value)
+        self.value = check_number(value, "value", low=-math.inf)
 
     def __call__(self, shape, dtype=None):
-        return np.full(shape, self.value, dtype or np.float32)
+        shape, dtype = _form(shape, dtype)
+        return np.full(shape, self.value, dtype)
 
 
 class Identity(Initializer):
     """`gain` times the identity matrix; only for two axes."""
 
     def __init__(self, gain=1.0):
-        self.gain = float(gain)
+        self.gain = check_number(gain, "gain", low=-math.inf)
 
     def __call__(self, shape, dtype=None):
+        shape, dtype = _form(shape, dtype)
         if len(shape) != 2:
             raise ValueError(f"shape: expected two axes for the identity, received {tuple(shape)}")
-        dtype = np.dtype(dtype or np.float32)
-        return dtype.type(self.gain) * np.eye(*shape, dtype=dtype)
+        return np.dtype(dtype).type(self.gain) * np.eye(*shape, dtype=dtype)
 
 
 # ---- plain random numbers --------------------------------------------------------------------------------------------
@@ -112,34 +133,40 @@ class RandomUniform(RandomInitializer):
     """Uniform on [minval, maxval)."""
 
     def __init__(self, minval=-0.05, maxval=0.05, seed=None):
-        self.minval, self.maxval = float(minval), float(maxval)
+        self.minval = check_number(minval, "minval", low=-math.inf)
+        self.maxval = check_number(maxval, "maxval", low=-math.inf)
+        if self.minval > self.maxval:
+            raise ValueError(f"maxval: expected at least minval = {minval!r}, received {maxval!r}")
         super().__init__(seed)
 
     def __call__(self, shape, dtype=None):
-        return self.generator().uniform(self.minval, self.maxval, shape).astype(dtype or np.float32)
+        shape, dtype = _form(shape, dtype)
+        return self.generator().uniform(self.minval, self.maxval, shape).astype(dtype)
 
 
 class RandomNormal(RandomInitializer):
     """Normal with that mean and standard deviation."""
 
     def __init__(self, mean=0.0, stddev=0.05, seed=None):
-        self.mean, self.stddev = float(mean), float(stddev)
+        self.mean, self.stddev = check_number(mean, "mean", low=-math.inf), check_number(stddev, "stddev")
         super().__init__(seed)
 
     def __call__(self, shape, dtype=None):
-        return self.generator().normal(self.mean, self.stddev, shape).astype(dtype or np.float32)
+        shape, dtype = _form(shape, dtype)
+        return self.generator().normal(self.mean, self.stddev, shape).astype(dtype)
 
 
 class TruncatedNormal(RandomInitializer):
     """Normal, but values more than two standard deviations from the mean are drawn again."""
 
     def __init__(self, mean=0.0, stddev=0.05, seed=None):
-        self.mean, self.stddev = float(mean), float(stddev)
+        self.mean, self.stddev = check_number(mean, "mean", low=-math.inf), check_number(stddev, "stddev")
         super().__init__(seed)
 
     def __call__(self, shape, dtype=None):
+        shape, dtype = _form(shape, dtype)
         z = _truncated_standard_normal(self.generator(), shape)
-        return (self.mean + self.stddev * z).astype(dtype or np.float32)
+        return (self.mean + self.stddev * z).astype(dtype)
 
 
 def _truncated_standard_normal(generator, shape):
@@ -157,6 +184,7 @@ STDDEV_OF_TRUNCATED = 0.87962566103423978  # of a standard normal cut at +-2
 
 def fans(shape):
     """(fan_in, fan_out) of a weight: a matrix (F,H) has (F, H); further leading axes count as a receptive field."""
+    shape = check_shape(shape)
     if len(shape) < 2:
         n = int(shape[0]) if shape else 1
         return n, n
@@ -173,16 +201,15 @@ class VarianceScaling(RandomInitializer):
     def __init__(self, scale=1.0, mode="fan_in", distribution="truncated_normal", seed=None):
         distribution = "truncated_normal" if distribution == "normal" else distribution
         modes, distributions = ("fan_in", "fan_out", "fan_avg"), ("uniform", "truncated_normal", "untruncated_normal")
-        if not scale > 0:
-            raise ValueError(f"scale: expected a positive number, received {scale!r}")
         if mode not in modes:
             raise ValueError(f"mode: expected one of {', '.join(modes)}, received {mode!r}")
         if distribution not in distributions:
             raise ValueError(f"distribution: expected one of {', '.join(distributions)}, received {distribution!r}")
-        self.scale, self.mode, self.distribution = float(scale), mode, distribution
+        self.scale, self.mode, self.distribution = check_positive(scale, "scale"), mode, distribution
         super().__init__(seed)
 
     def __call__(self, shape, dtype=None):
+        shape, dtype = _form(shape, dtype)
         fan_in, fan_out = fans(shape)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         stddev = math.sqrt(self.scale / max(1.0, n))
@@ -194,7 +221,7 @@ class VarianceScaling(RandomInitializer):
             values = stddev / STDDEV_OF_TRUNCATED * _truncated_standard_normal(generator, shape)
         else:
             values = generator.normal(0, stddev, shape)
-        return values.astype(dtype or np.float32)
+        return values.astype(dtype)
 
 
 class _NamedScaling(VarianceScaling):
@@ -248,10 +275,11 @@ class Orthogonal(RandomInitializer):
     """
 
     def __init__(self, gain=1.0, seed=None):
-        self.gain = float(gain)
+        self.gain = check_number(gain, "gain", low=-math.inf)
         super().__init__(seed)
 
     def __call__(self, shape, dtype=None):
+        shape, dtype = _form(shape, dtype)
         if len(shape) < 2:
             raise ValueError(f"shape: expected at least two axes for an orthogonal matrix, received {tuple(shape)}")
         rows, columns = math.prod(shape[:-1]), shape[-1]
@@ -260,7 +288,7 @@ class Orthogonal(RandomInitializer):
         q = q * np.where(np.diag(r) < 0, -1, 1)  # makes q uniformly distributed
         if rows < columns:
             q = q.T
-        return (self.gain * q).reshape(shape).astype(dtype or np.float32)
+        return (self.gain * q).reshape(shape).astype(dtype)
 
 
 # ---- by name ---------------------------------------------------------------------------------------------------------

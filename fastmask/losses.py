@@ -12,6 +12,7 @@ import copy
 
 import numpy as np
 
+from fastmask.checks import check_dtype, check_function, check_name
 from fastmask.ops import loss as ops
 from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
@@ -61,11 +62,9 @@ class Loss(Configured):
 
     def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
         ops.check_reduction(reduction)
-        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, received {dtype!r}")
-        self.name = name or snake_case(type(self).__name__)
+        self.name = check_name(name) or snake_case(type(self).__name__)
         self.reduction = reduction
-        self.dtype = None if dtype is None else np.dtype(dtype).name
+        self.dtype = None if dtype is None else check_dtype(dtype)
 
     def call(self, y_true, y_pred):
         """The loss (n,) of n steps: y_true (n,...), y_pred (n,K). For a loss of one's own."""
@@ -206,7 +205,7 @@ class LossFunctionWrapper(Loss):
     """
 
     def __init__(self, fn, reduction="sum_over_batch_size", name=None, dtype=None, **kwargs):
-        super().__init__(name or getattr(fn, "__name__", None), reduction, dtype)
+        super().__init__(name or getattr(check_function(fn, "fn"), "__name__", None), reduction, dtype)
         self.fn, self.kwargs = fn, kwargs
 
     def call(self, y_true, y_pred):

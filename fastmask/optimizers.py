@@ -12,7 +12,16 @@ import warnings
 import numpy as np
 
 from fastmask import schedules
-from fastmask.checks import check_number
+from fastmask.checks import (
+    check_config,
+    check_flag,
+    check_list,
+    check_name,
+    check_number,
+    check_positive,
+    unknown_argument,
+)
+from fastmask.ops.mask import check_numbers
 from fastmask.registry import Kind
 from fastmask.variable import RowsGradient, Variable
 
@@ -70,18 +79,18 @@ class Optimizer:
     ):
         for key, value in refused.items():
             if key not in NOT_SUPPORTED:
-                raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
+                raise unknown_argument(type(self), key)
             if value and key != "ema_momentum":
                 raise ValueError(f"{key}: not supported, expected None or False, received {value!r}")
         clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         given = [key for key, value in clips.items() if value is not None]
         if len(given) > 1:
             raise ValueError(
-                f"expected at most one of clipnorm, clipvalue and global_clipnorm, received {', '.join(given)}"
+                f"{given[0]}: expected at most one of clipnorm, clipvalue and global_clipnorm, "
+                f"received {', '.join(given)}"
             )
         for key in given:
-            if not clips[key] > 0:
-                raise ValueError(f"{key}: expected a positive number, received {clips[key]!r}")
+            check_positive(clips[key], key)
         n = gradient_accumulation_steps
         if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 2):
             raise ValueError(f"gradient_accumulation_steps: expected a whole number of 2 or more, received {n!r}")
@@ -89,7 +98,7 @@ class Optimizer:
         self.weight_decay = None if weight_decay is None else check_number(weight_decay, "weight_decay")
         self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
         self.gradient_accumulation_steps = n
-        self.name = name or type(self).__name__.lower()
+        self.name = check_name(name) or type(self).__name__.lower()
         self._steps = 0  # calls of apply
         self._slots = {}  # Variable -> {slot name: flat array}
         self._used_rows = {}  # Variable -> rows outside of which all slots are 0; where that is known
@@ -120,7 +129,7 @@ class Optimizer:
     # ---- applying ---------------------------------------------------------------------------------------------------
     def build(self, variables):
         """Make the state of `variables`; done at need by `apply`."""
-        for v in variables:
+        for v in check_list(variables, "variables", Variable):
             if v not in self._slots:
                 self._slots[v] = {name: np.zeros(v.size, v.dtype) for name in self.slots}
                 self._used_rows[v] = np.zeros(0, np.int64)
@@ -145,13 +154,18 @@ class Optimizer:
             A gradient has another shape than its weight, a weight comes twice, or no weight has a gradient. Nothing is
             changed then.
         """
-        pairs = [(g, v) for g, v in grads_and_vars]
+        pairs = check_list(grads_and_vars, "grads_and_vars")
+        for pair in pairs:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                received = type(pair).__name__
+                raise TypeError(f"grads_and_vars: expected pairs (gradient, Variable), received a {received}")
         self.apply([g for g, _ in pairs], [v for _, v in pairs])
         return self._steps
 
     def apply(self, grads, trainable_variables):
         """One step with a list of gradients and the list of their weights; see `apply_gradients`."""
-        grads, variables = list(grads), list(trainable_variables)
+        grads = check_list(grads, "grads")
+        variables = check_list(trainable_variables, "trainable_variables", Variable)
         if len(grads) != len(variables):
             raise ValueError(f"grads: expected one for each of the {len(variables)} weights, received {len(grads)}")
         if not variables:
@@ -294,8 +308,10 @@ class Optimizer:
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Let no weight decay act on these Variables, nor on those whose name contains one of `var_names`."""
-        self._undecayed += list(var_list or [])
-        self._undecayed_names += list(var_names or [])
+        variables = check_list([] if var_list is None else var_list, "var_list", Variable)
+        names = check_list([] if var_names is None else var_names, "var_names", str)
+        self._undecayed += variables
+        self._undecayed_names += names
 
     def _decays(self, v):
         return not (any(v is u for u in self._undecayed) or any(part in v.name for part in self._undecayed_names))
@@ -319,7 +335,7 @@ class Optimizer:
         state = {"iterations": self._steps}
         if not callable(self._learning_rate):
             state["learning_rate"] = self._learning_rate
-        for i, v in enumerate(self._slots if weights is None else weights):
+        for i, v in enumerate(self._slots if weights is None else check_list(weights, "weights", Variable)):
             state |= {f"{i}/{name}": a.reshape(v.shape).copy() for name, a in self._slots.get(v, {}).items()}
             if v in self._accumulated:
                 state[f"{i}/accumulated"] = np.array(self._accumulated[v])
@@ -339,7 +355,10 @@ class Optimizer:
         ValueError, TypeError
             Something is missing, unknown, of another shape or no number. Nothing is changed then.
         """
-        weights, state = list(weights), dict(state)
+        weights = check_list(weights, "weights", Variable)
+        if not isinstance(state, dict):
+            raise TypeError(f"state: expected a dict as get_state gives it, received {type(state).__name__}")
+        state = dict(state)
         steps = np.asarray(state.pop("iterations", None))
         if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
             raise ValueError(f"state: expected a whole number of 0 or more as its 'iterations', received {steps}")
@@ -366,7 +385,9 @@ class Optimizer:
                 slots.setdefault(v, {})[name] = value.astype(v.dtype).reshape(-1)
         for v, of_one in slots.items():
             if missing := set(self.slots) - set(of_one):
-                raise ValueError(f"state: expected {', '.join(sorted(missing))} of {v.name}, too, which is missing")
+                raise ValueError(
+                    f"state: expected {', '.join(sorted(missing))} of {v.name}, too, received {', '.join(of_one)}"
+                )
         self._steps, self._slots, self._accumulated, self._used_rows = int(steps), slots, accumulated, {}
         if lr is not None and not callable(self._learning_rate):
             self._learning_rate = lr
@@ -387,6 +408,7 @@ class Optimizer:
     @classmethod
     def from_config(cls, config):
         """A new optimizer of that configuration, without state."""
+        check_config(config)
         lr = config.get("learning_rate")
         return cls(**(config | {"learning_rate": schedules.get(lr)} if isinstance(lr, dict) else config))
 
@@ -396,10 +418,8 @@ class Optimizer:
 
 def _checked_gradient(g, v):
     """g in the dtype of v, contiguous."""
-    if not isinstance(v, Variable):
-        raise TypeError(f"trainable_variables: expected Variables, received {type(v).__name__}")
     sparse = isinstance(g, RowsGradient)
-    array = g.values if sparse else np.asarray(g)
+    array = check_numbers(g.values if sparse else g, "grads")
     shape = (len(g.rows), *v.shape[1:]) if sparse else v.shape
     if array.shape != shape or (sparse and g.shape != v.shape):
         raise ValueError(f"grads: expected shape {v.shape} for {v.name}, received {g.shape if sparse else array.shape}")
@@ -424,9 +444,8 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum: expected a number from 0 to 1, received {momentum!r}")
-        self.momentum, self.nesterov = float(momentum), bool(nesterov)
+        self.momentum = check_number(momentum, "momentum", high=1)
+        self.nesterov = check_flag(nesterov, "nesterov")
         self.slots = ("m",) if self.momentum else ()
 
     def update(self, w, g, lr, tmp, m=None):
@@ -457,15 +476,8 @@ class RMSprop(Optimizer):
 
     def __init__(self, learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-7, centered=False, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        for name, value in (("rho", rho), ("momentum", momentum)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
-        self.rho, self.momentum, self.epsilon, self.centered = (
-            float(rho),
-            float(momentum),
-            float(epsilon),
-            bool(centered),
-        )
+        self.rho, self.momentum = check_number(rho, "rho", high=1), check_number(momentum, "momentum", high=1)
+        self.epsilon, self.centered = check_number(epsilon, "epsilon"), check_flag(centered, "centered")
         self.slots = ("v",) + ("m",) * bool(self.momentum) + ("a",) * self.centered
 
     def update(self, w, g, lr, tmp, v, m=None, a=None):
@@ -505,14 +517,10 @@ class Adam(Optimizer):
     def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, amsgrad=False, **kwargs):
         super().__init__(learning_rate, **kwargs)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0 <= value < 1:
+            if check_number(value, name, high=1) == 1:
                 raise ValueError(f"{name}: expected a number from 0 to below 1, received {value!r}")
-        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = (
-            float(beta_1),
-            float(beta_2),
-            float(epsilon),
-            bool(amsgrad),
-        )
+        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+        self.epsilon, self.amsgrad = check_number(epsilon, "epsilon"), check_flag(amsgrad, "amsgrad")
         self.slots = ("m", "v", "v_hat") if self.amsgrad else ("m", "v")
 
     def begin_update(self, lr):

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from fastmask.checks import empty
+from fastmask.checks import as_dtype, empty
 from fastmask.ops.mask import check_mask, check_numbers
 
 
@@ -96,7 +96,7 @@ class Ragged:
         array([1, 2, 3])
         """
         if isinstance(arrays, Ragged):
-            return arrays if dtype is None else arrays.with_values(arrays.values.astype(dtype))
+            return arrays if dtype is None else arrays.with_values(arrays.values.astype(as_dtype(dtype)))
         if isinstance(arrays, (str, bytes)):
             raise TypeError(f"arrays: expected a list of arrays, received {type(arrays).__name__}")
         try:
@@ -116,7 +116,7 @@ class Ragged:
         if dtype is None:
             typed = telling or [i for i, empty in enumerate(bare) if not empty]
             dtype = np.result_type(*(rows[i].dtype for i in typed)) if typed else np.float32
-        dtype = np.dtype(dtype)
+        dtype = as_dtype(dtype)
         check_numbers(np.empty(0, dtype), "dtype")
 
         lengths = np.array([row.shape[0] for row in rows], dtype=np.int64)

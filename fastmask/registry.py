@@ -7,6 +7,8 @@ Two sources of names: the built-in classes of a module (`Kind`) and whatever a u
 import inspect
 import re
 
+from fastmask.checks import check_config
+
 _registered = {}
 
 
@@ -31,7 +33,13 @@ def register_serializable(package="custom", name=None):
     <Nothing name=n, built=False>
     """
 
+    for argument, value in (("package", package), ("name", name)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{argument}: expected a str or None, received {value!r}")
+
     def register(cls):
+        if not callable(cls):
+            raise TypeError(f"cls: expected a class or a function to decorate, received {cls!r}")
         cls._registered_name = f"{package}>{name or cls.__name__}" if package else name or cls.__name__
         _registered[cls._registered_name] = cls
         return cls
@@ -66,6 +74,7 @@ class Configured:
 
     @classmethod
     def from_config(cls, config):
+        check_config(config)
         return cls(**config)
 
     def __repr__(self):
@@ -119,7 +128,15 @@ class Kind:
                 f"{self.what}: expected the class_name {', '.join(self._classes)} or that of a registered "
                 f"{self.base.__name__}, received {name!r}"
             )
-        return cls.from_config(config.get("config", {}))
+        arguments = config.get("config", {})
+        if not isinstance(arguments, dict):
+            raise TypeError(f"{self.what}: expected a dict as the config of {name}, received {arguments!r}")
+        try:
+            return cls.from_config(arguments)
+        except TypeError as error:
+            raise TypeError(
+                f"{self.what}: expected the arguments of {name} as its config, received {arguments!r}: {error}"
+            ) from error
 
     def serialize(self, thing):
         """A dict that `get` takes back.

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmask.checks import check_number
 from fastmask.ops import gemm
+from fastmask.ops.mask import check_numbers
 from fastmask.registry import Configured, Kind
 
 
@@ -50,7 +51,7 @@ class L1L2(Regularizer):
         self.l1, self.l2 = _factor(l1, "l1", 0.0), _factor(l2, "l2", 0.0)
 
     def __call__(self, x):
-        x = np.asarray(x)
+        x = check_numbers(x, "x")
         penalty = 0.0
         if self.l1:
             penalty += self.l1 * float(np.sum(np.abs(x), dtype=np.float64))
@@ -59,7 +60,7 @@ class L1L2(Regularizer):
         return penalty
 
     def gradient(self, x):
-        x = np.asarray(x)
+        x = check_numbers(x, "x")
         if not self.l1:
             return (2 * self.l2) * x
         gradient = self.l1 * np.sign(x)
@@ -113,7 +114,7 @@ class OrthogonalRegularizer(Regularizer):
 
     def _products(self, x):
         """The vectors u, what x was multiplied by to get them, and their products with 0 on the diagonal."""
-        x = np.asarray(x)
+        x = check_numbers(x, "x")
         if x.ndim != 2:
             raise ValueError(f"x: expected a matrix for OrthogonalRegularizer, received shape {x.shape}")
         x = x if self.mode == "rows" else x.T

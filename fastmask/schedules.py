@@ -8,7 +8,9 @@ do. All is computed in float64 (Keras: float32). The formulas: s is the step, lr
 
 import math
 
-from fastmask.checks import check_number
+import numpy as np
+
+from fastmask.checks import check_flag, check_name, check_number, check_positive
 from fastmask.registry import Configured, Kind
 
 
@@ -28,6 +30,7 @@ class LearningRateSchedule(Configured):
     """
 
     def __call__(self, step):
+        step = check_number(step, "step")
         """The learning rate after `step` steps, a float."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(step)")
 
@@ -37,11 +40,12 @@ class ExponentialDecay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate, decay_steps, decay_rate, staircase=False, name="ExponentialDecay"):
         self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
-        self.decay_steps = _positive(decay_steps, "decay_steps")
+        self.decay_steps = check_positive(decay_steps, "decay_steps")
         self.decay_rate = check_number(decay_rate, "decay_rate")
-        self.staircase, self.name = bool(staircase), name
+        self.staircase, self.name = check_flag(staircase, "staircase"), check_name(name)
 
     def __call__(self, step):
+        step = check_number(step, "step")
         return self.initial_learning_rate * self.decay_rate ** _progress(step, self.decay_steps, self.staircase)
 
 
@@ -50,11 +54,12 @@ class InverseTimeDecay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate, decay_steps, decay_rate, staircase=False, name="InverseTimeDecay"):
         self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
-        self.decay_steps = _positive(decay_steps, "decay_steps")
+        self.decay_steps = check_positive(decay_steps, "decay_steps")
         self.decay_rate = check_number(decay_rate, "decay_rate")
-        self.staircase, self.name = bool(staircase), name
+        self.staircase, self.name = check_flag(staircase, "staircase"), check_name(name)
 
     def __call__(self, step):
+        step = check_number(step, "step")
         p = _progress(step, self.decay_steps, self.staircase)
         return self.initial_learning_rate / (1 + self.decay_rate * p)
 
@@ -70,9 +75,12 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     """
 
     def __init__(self, boundaries, values, name="PiecewiseConstant"):
+        for argument, numbers in (("boundaries", boundaries), ("values", values)):
+            if not isinstance(numbers, (list, tuple, np.ndarray)):
+                raise TypeError(f"{argument}: expected a list of numbers, received {numbers!r}")
         self.boundaries = [check_number(b, "boundaries", low=-math.inf) for b in boundaries]
         self.values = [check_number(value, "values") for value in values]
-        self.name = name
+        self.name = check_name(name)
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values: expected {len(self.boundaries) + 1}, one more than boundaries, received {values!r}"
@@ -81,6 +89,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
             raise ValueError(f"boundaries: expected ascending numbers, received {boundaries!r}")
 
     def __call__(self, step):
+        step = check_number(step, "step")
         return self.values[sum(step > boundary for boundary in self.boundaries)]
 
 
@@ -100,12 +109,13 @@ class PolynomialDecay(LearningRateSchedule):
         name="PolynomialDecay",
     ):
         self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
-        self.decay_steps = _positive(decay_steps, "decay_steps")
+        self.decay_steps = check_positive(decay_steps, "decay_steps")
         self.end_learning_rate = check_number(end_learning_rate, "end_learning_rate")
         self.power = check_number(power, "power")
-        self.cycle, self.name = bool(cycle), name
+        self.cycle, self.name = check_flag(cycle, "cycle"), check_name(name)
 
     def __call__(self, step):
+        step = check_number(step, "step")
         n = self.decay_steps
         if self.cycle:
             n *= max(1, math.ceil(step / n))
@@ -124,12 +134,13 @@ class CosineDecay(LearningRateSchedule):
         self, initial_learning_rate, decay_steps, alpha=0.0, name="CosineDecay", warmup_target=None, warmup_steps=0
     ):
         self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
-        self.decay_steps = _positive(decay_steps, "decay_steps")
-        self.alpha, self.name = check_number(alpha, "alpha"), name
+        self.decay_steps = check_positive(decay_steps, "decay_steps")
+        self.alpha, self.name = check_number(alpha, "alpha"), check_name(name)
         self.warmup_target = None if warmup_target is None else check_number(warmup_target, "warmup_target")
         self.warmup_steps = check_number(warmup_steps, "warmup_steps")
 
     def __call__(self, step):
+        step = check_number(step, "step")
         top = self.initial_learning_rate
         if self.warmup_target is not None:
             if step < self.warmup_steps:
@@ -146,11 +157,12 @@ class CosineDecayRestarts(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate, first_decay_steps, t_mul=2.0, m_mul=1.0, alpha=0.0, name="SGDRDecay"):
         self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
-        self.first_decay_steps = _positive(first_decay_steps, "first_decay_steps")
+        self.first_decay_steps = check_positive(first_decay_steps, "first_decay_steps")
         self.t_mul, self.m_mul = check_number(t_mul, "t_mul", low=1), check_number(m_mul, "m_mul")
-        self.alpha, self.name = check_number(alpha, "alpha"), name
+        self.alpha, self.name = check_number(alpha, "alpha"), check_name(name)
 
     def __call__(self, step):
+        step = check_number(step, "step")
         start, length, period = 0.0, self.first_decay_steps, 0
         if self.t_mul == 1:
             period = math.floor(step / length)
@@ -167,13 +179,6 @@ def _cosine(p, alpha, height=1.0):
 
 def _progress(step, decay_steps, staircase):
     return step // decay_steps if staircase else step / decay_steps
-
-
-def _positive(value, name):
-    value = check_number(value, name)
-    if not value:
-        raise ValueError(f"{name}: expected a positive number, received {value!r}")
-    return value
 
 
 # ---- by name ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastmask.checks import empty
+from fastmask.checks import as_dtype, check_whole, empty
 from fastmask.ops.mask import check_count, check_lengths
 
 
@@ -54,7 +54,7 @@ def pad_sequences(sequences, maxlen=None, dtype="int32", padding="pre", truncati
     for name, choice in (("padding", padding), ("truncating", truncating)):
         if choice not in ("pre", "post"):
             raise ValueError(f'{name}: expected "pre" or "post", received {choice!r}')
-    dtype = np.dtype(dtype)
+    dtype = as_dtype(dtype)
     if dtype.kind == "O":
         raise TypeError("dtype: expected a number's or string's, received object")
     if isinstance(value, str) and dtype.kind not in "US":
@@ -124,7 +124,7 @@ def bucket_batches(lengths, batch_size, *, shuffle=True, seed=None):
         order = np.argsort(lengths, kind="stable")
         return np.split(order, np.cumsum(sizes)[:-1]) if B else []
 
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     order = rng.permutation(B)
     order = order[np.argsort(lengths[order], kind="stable")]
     if B == 0:
@@ -132,6 +132,12 @@ def bucket_batches(lengths, batch_size, *, shuffle=True, seed=None):
     sizes[rng.integers(batches)] -= batches * batch_size - B
     by_length = np.split(order, np.cumsum(sizes)[:-1])
     return [by_length[i] for i in rng.permutation(batches)]
+
+
+def _generator(seed):
+    if seed is None or isinstance(seed, np.random.Generator):
+        return np.random.default_rng(seed)
+    return np.random.default_rng(check_whole(seed, "seed", 0))
 
 
 def _length(row, i):
@@ -153,5 +159,5 @@ def _cast(row, i, dtype):
     try:
         return np.asarray(row, dtype=dtype)
     except (ValueError, OverflowError, TypeError) as error:
-        wanted = "an array" if dtype is None else f"dtype {dtype}"
-        raise ValueError(f"sequences[{i}]: does not fit {wanted}: {error}") from error
+        wanted = "an array" if dtype is None else f"numbers that fit dtype {dtype}"
+        raise ValueError(f"sequences[{i}]: expected {wanted}, received what is none: {error}") from error

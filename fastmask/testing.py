@@ -4,11 +4,13 @@ import warnings
 
 import numpy as np
 
+from fastmask.checks import check_function, check_list, check_positive
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import mask_of, plain
 from fastmask.layers.outgoing import MaskDroppedWarning
 from fastmask.layers.symbolic import Input
 from fastmask.models.model import Model
+from fastmask.ops.mask import check_count, check_numbers
 from fastmask.ragged import Ragged
 
 STEP = 5e-4  # of the differences: rounding costs about eps / STEP, the method STEP^4
@@ -32,8 +34,15 @@ def numerical_gradient(f, a, indices=None, h=STEP):
     array
         Of the shape of a; NaN at elements that were not wanted.
     """
-    if a.dtype != np.float64:
-        raise TypeError(f"a: expected float64, which differences need, received {a.dtype}")
+    if getattr(a, "dtype", None) != np.float64:
+        raise TypeError(
+            f"a: expected float64, which differences need, received {getattr(a, 'dtype', type(a).__name__)}"
+        )
+    check_function(f, "f")
+    h = check_positive(h, "h")
+    for index in () if indices is None else check_list(indices, "indices", tuple):
+        if len(index) != a.ndim or not all(-n <= i < n for i, n in zip(index, a.shape, strict=True)):
+            raise IndexError(f"indices: expected elements of shape {a.shape}, received {index}")
     gradient = np.full(a.shape, np.nan)
     for index in np.ndindex(a.shape) if indices is None else indices:
         old = a[index]
@@ -84,7 +93,7 @@ def check_layer(layer, inputs, mask=None, *, gradients=True, elements=40, seed=0
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"layer: expected a layer, received {type(layer).__name__}")
-    rng = np.random.default_rng(seed)
+    elements, rng = check_count(elements, "elements"), np.random.default_rng(check_count(seed, "seed"))
     inputs = [_as_data(x, rng) for x in inputs] if isinstance(inputs, list) else _as_data(inputs, rng)
     first = inputs[0] if isinstance(inputs, list) else inputs
     masked = layer.supports_masking or layer._takes_mask
@@ -108,8 +117,12 @@ def check_layer(layer, inputs, mask=None, *, gradients=True, elements=40, seed=0
 
 def _as_data(x, rng):
     if isinstance(x, tuple):
+        for n in x:
+            check_count(n, "inputs")
         return rng.standard_normal(x)
-    x = np.array(x)
+    x = np.array(check_numbers(x, "inputs"))
+    if not x.ndim:
+        raise ValueError("inputs: expected an array with rows or a shape, received a single number")
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 

@@ -6,6 +6,8 @@ import threading
 
 import numpy as np
 
+from fastmask.checks import check_dtype, check_name
+
 _versions = itertools.count(1)  # one counter for all: next() is atomic, so no two changes ever share a version
 
 
@@ -54,11 +56,9 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, value, name=None, trainable=True, dtype=None):
         if dtype is None:  # a list of Python floats is float64 only because NumPy says so
             dtype = np.float64 if getattr(value, "dtype", None) == np.float64 else np.float32
-        dtype = np.dtype(dtype)
-        if dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, received {dtype}")
-        self._own(np.array(_numbers(np.asarray(value), "value"), dtype=dtype, order="C"))
-        self.name = name or "variable"
+        dtype = check_dtype(dtype)
+        self._own(np.array(_numbers(value, "value"), dtype=dtype, order="C"))
+        self.name = check_name(name) or "variable"
         self.trainable = bool(trainable)
         self.regularizer = self.constraint = None
 
@@ -161,7 +161,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         TypeError
             Not numbers.
         """
-        value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
+        value = value.value if isinstance(value, Variable) else _numbers(value, self.name)
         if value.shape != self.shape:
             raise ValueError(f"{self.name}: expected shape {self.shape}, received {value.shape}")
         Changes.note(self)
@@ -170,18 +170,37 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         return self
 
     def __setitem__(self, key, value):
-        value = value.value if isinstance(value, Variable) else _numbers(np.asarray(value), self.name)
+        value = value.value if isinstance(value, Variable) else _numbers(value, self.name)
+        try:
+            np.broadcast_to(value, self.value[key].shape)
+        except IndexError as error:
+            raise IndexError(
+                f"{self.name}: expected an index of shape {self.shape}, received {key!r}: {error}"
+            ) from None
+        except ValueError:
+            raise ValueError(
+                f"{self.name}: expected shape {self.value[key].shape} for [{key!r}], received {value.shape}"
+            ) from None
         Changes.note(self)
         self._data[key] = value
         self._changed()
 
     def assign_add(self, value):
         """v += value."""
-        return self.assign(self.value + np.asarray(value))
+        return self.assign(self.value + self._addend(value))
 
     def assign_sub(self, value):
         """v -= value."""
-        return self.assign(self.value - np.asarray(value))
+        return self.assign(self.value - self._addend(value))
+
+    def _addend(self, value):
+        """What can be added: numbers of this shape or of one that is broadcast to it."""
+        value = _numbers(value, self.name)
+        try:
+            np.broadcast_to(value, self.shape)
+        except ValueError:
+            raise ValueError(f"{self.name}: expected shape {self.shape}, received {value.shape}") from None
+        return value
 
     # ---- the gradient of the latest backward in this thread; see Layer.add_gradient
     # ------------------------------------
@@ -304,7 +323,11 @@ class RowsGradient:
         return f"RowsGradient({len(self.rows)} of {self.shape[0]} rows, shape={self.shape}, dtype={self.dtype})"
 
 
-def _numbers(array, name):
+def _numbers(value, name):
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name}: expected an array, received what is none: {error}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, received an array of dtype {array.dtype}")
     return array

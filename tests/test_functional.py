@@ -484,7 +484,7 @@ BAD = {
     "disconnected": (
         lambda: Model(_frames(), Dense(2)(Input((3,), name="other"))),
         ValueError,
-        "outputs: expected to depend on the given inputs alone, they also depend on <Input other",
+        "outputs: expected to depend on the given inputs alone, received some that depend on <Input other",
     ),
     "names": (
         lambda: Model(x := _frames(), Dense(2, name="d")(Dense(3, name="d")(x))),

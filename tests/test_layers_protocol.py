@@ -63,7 +63,7 @@ def test_each_call_is_good_for_one_backward_and_only_the_latest_is_kept():
 def test_a_backward_that_fails_can_be_repeated():
     layer = make("lstm", return_sequences=True)
     y = layer(random(B, T, F), training=True)
-    with pytest.raises(ValueError, match="d_outputs: expected shape"):
+    with pytest.raises(ValueError, match="grad: expected shape"):
         layer.backward(np.ones((B, T, H + 1)))
     assert layer.backward(np.ones_like(y)).shape == (B, T, F)
 

@@ -77,18 +77,9 @@ def test_config_round_trip():
     assert "noise_shape" not in SpatialDropout1D(0.2).get_config()
 
 
-@pytest.mark.parametrize(
-    "act, message",
-    [
-        (lambda: SpatialDropout1D(1.5), "rate: expected a number from 0 to 1, received 1.5"),
-        (lambda: GaussianNoise(-1), "stddev: expected a number from 0 to 1, received -1"),
-        (lambda: GaussianNoise(0.5, seed="x"), "seed: expected an int"),
-        (lambda: SpatialDropout1D(0.5, name="s")(np.zeros((2, 3))), r"s: inputs: expected shape \(B,T,F\), .*\(2, 3\)"),
-    ],
-)
-def test_bad_input(act, message):
-    with pytest.raises(ValueError, match=message):
-        act()
+def test_spatial_dropout_wants_sequences():
+    with pytest.raises(ValueError, match=r"s: inputs: expected shape \(B,T,F\), .*\(2, 3\)"):
+        SpatialDropout1D(0.5, name="s")(np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])

@@ -88,21 +88,6 @@ def test_versions_are_never_shared():
     np.testing.assert_array_equal(v.value, [2])
 
 
-@pytest.mark.parametrize(
-    "act, error, message",
-    [
-        (lambda: Variable([1, 2]).assign([1]), ValueError, r"variable: expected shape \(2,\), received \(1,\)"),
-        (lambda: Variable([1, 2], name="w").assign(["a", "b"]), TypeError, "w: expected numbers"),
-        (lambda: Variable([1, 2]).__setitem__(0, None), TypeError, "expected numbers"),
-        (lambda: Variable([1j]), TypeError, "value: expected numbers"),
-        (lambda: Variable([1], dtype="int32"), ValueError, "dtype: expected float32 or float64, received int32"),
-    ],
-)
-def test_variable_bad_input(act, error, message):
-    with pytest.raises(error, match=message):
-        act()
-
-
 # ---- formulas -------------------------------------------------------------------------------------------------------
 def sgd(w, g, t, s, lr=0.01, momentum=0.0, nesterov=False):
     m = s["m"] = momentum * s.get("m", 0) - lr * g
@@ -471,50 +456,9 @@ def test_state_is_numbered_by_the_weights_given():
     assert set(SGD(lambda step: 0.1).get_state([v])) == {"iterations"}
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
-V = Variable(np.zeros(2))
-
-
-@pytest.mark.parametrize(
-    "act, error, message",
-    [
-        (
-            lambda: optimizers.get("adagrad"),
-            ValueError,
-            "optimizer: expected one of sgd, .*of class Optimizer, received 'adagrad'",
-        ),
-        (lambda: optimizers.get(3), ValueError, "optimizer: expected"),
-        (lambda: SGD(-1), ValueError, "learning_rate: expected a finite number of 0 or more, received -1"),
-        (lambda: SGD(float("nan")), ValueError, "learning_rate: expected"),
-        (lambda: SGD(momentum=2), ValueError, "momentum: expected"),
-        (lambda: Adam(beta_1=1.0), ValueError, "beta_1: expected"),
-        (lambda: RMSprop(rho=-1), ValueError, "rho: expected"),
-        (lambda: AdamW(weight_decay=None), ValueError, "weight_decay: expected a number"),
-        (lambda: SGD(weight_decay=-0.1), ValueError, "weight_decay: expected"),
-        (lambda: SGD(clipnorm=1, clipvalue=1), ValueError, "at most one of .*received clipnorm, clipvalue"),
-        (lambda: SGD(global_clipnorm=0), ValueError, "global_clipnorm: expected a positive number"),
-        (lambda: Adam(use_ema=True), ValueError, "use_ema: not supported"),
-        (lambda: Adam(loss_scale_factor=2.0), ValueError, "loss_scale_factor: not supported"),
-        (lambda: Adam(gradient_accumulation_steps=1), ValueError, "gradient_accumulation_steps: expected a whole"),
-        (lambda: SGD(lambda step: 0.1).get_config(), ValueError, "learning_rate: expected .*received <lambda>"),
-        (lambda: optimizers.get(len), ValueError, "optimizer: expected one of sgd"),
-        (lambda: optimizers.get({"class_name": "Dense"}), ValueError, "optimizer: expected the class_name SGD"),
-        (lambda: Adam(lr=1), TypeError, "Adam: unknown argument 'lr'"),
-        (
-            lambda: SGD().apply([np.zeros(3)], [V]),
-            ValueError,
-            r"grads: expected shape \(2,\) for variable, received \(3,\)",
-        ),
-        (lambda: SGD().apply([np.zeros(2)], [V, V]), ValueError, "grads: expected one for each of the 2 weights"),
-        (lambda: SGD().apply([np.zeros(2)] * 2, [V, V]), ValueError, "each weight once"),
-        (lambda: SGD().apply([None], [V]), ValueError, "grads: expected a gradient for at least one weight"),
-        (lambda: SGD().apply([np.zeros(2)], [np.zeros(2)]), TypeError, "expected Variables, received ndarray"),
-    ],
-)
-def test_bad_input(act, error, message):
-    with pytest.raises(error, match=message):
-        act()
-    assert not V.value.any()
+def test_a_function_as_learning_rate_cannot_be_written_down():
+    with pytest.raises(ValueError, match="learning_rate: expected .*received <lambda>"):
+        SGD(lambda step: 0.1).get_config()
 
 
 @pytest.mark.parametrize(
@@ -547,7 +491,7 @@ def test_bad_rows(rows, values, shape, message):
         ({"0/accumulated": np.zeros(2)}, ValueError, "state: expected m, v .*received '0/accumulated'"),
         ({"1/m": np.zeros(3)}, ValueError, r"state: expected shape \(2,\) as '1/m' of w, received \(3,\)"),
         ({"1/m": np.array(["a", "b"])}, TypeError, "state: expected numbers as '1/m'"),
-        ({"1/m": None}, ValueError, "state: expected m of w, too, which is missing"),
+        ({"1/m": None}, ValueError, "state: expected m of w, too, received v"),
     ],
 )
 def test_bad_state(change, error, message):

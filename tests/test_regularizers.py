@@ -112,24 +112,8 @@ def test_examples_in_docstrings():
     assert_doctests(regularizers)
 
 
-@pytest.mark.parametrize(
-    "act, error, message",
-    [
-        (lambda: L1(-1), ValueError, "l1: expected a finite number of 0 or more, received -1"),
-        (lambda: L2("x"), ValueError, "l2: expected"),
-        (lambda: L1L2(l2=np.nan), ValueError, "l2: expected"),
-        (lambda: OrthogonalRegularizer(np.inf), ValueError, "factor: expected"),
-        (lambda: OrthogonalRegularizer(mode="all"), ValueError, 'mode: expected "rows" or "columns", received \'all\''),
-        (lambda: regularizers.get("l3"), ValueError, "regularizer: expected one of l1, l2, l1_l2.*received 'l3'"),
-        (lambda: regularizers.get(0.1), ValueError, "regularizer: expected one of"),
-        (lambda: regularizers.get({"class_name": "Dense"}), ValueError, "regularizer: .*registered Regularizer"),
-        (lambda: regularizers.get({"class_name": ["L1"]}), ValueError, "regularizer: expected the class_name L1"),
-        (lambda: regularizers.get(lambda x: 0.0), TypeError, r"regularizer: .*derivative gradient\(x\)"),
-        (lambda: regularizers.serialize(np.sum), ValueError, "regularizer: .*register_serializable, received sum"),
-        (lambda: Regularizer()(X), NotImplementedError, "Regularizer has no __call__"),
-        (lambda: Regularizer().gradient(X), NotImplementedError, "Regularizer has no gradient"),
-    ],
-)
-def test_bad_input(act, error, message):
-    with pytest.raises(error, match=message):
-        act()
+def test_the_base_has_neither_value_nor_gradient():
+    with pytest.raises(NotImplementedError, match="Regularizer has no __call__"):
+        Regularizer()(X)
+    with pytest.raises(NotImplementedError, match="Regularizer has no gradient"):
+        Regularizer().gradient(X)

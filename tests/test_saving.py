@@ -468,7 +468,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
         archive.plain_data(deep, "deep")
     with pytest.raises(ValueError, match="filepath: expected a name that ends in .npz, received 'm.keras'"):
         classifier().save("m.keras")
-    with pytest.raises(FileExistsError, match="m.npz: it exists already"):
+    with pytest.raises(FileExistsError, match="received .*m.npz: it exists already"):
         classifier().save(path, overwrite=False)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["m.npz"]
     with pytest.raises(FileNotFoundError):

@@ -71,20 +71,6 @@ def test_examples_in_docstrings():
     assert_doctests(schedules)
 
 
-@pytest.mark.parametrize(
-    "act, error, message",
-    [
-        (lambda: ExponentialDecay(0.1, 0, 0.5), ValueError, "decay_steps: expected a positive number, received 0"),
-        (lambda: ExponentialDecay(-0.1, 1, 0.5), ValueError, "initial_learning_rate: expected a finite number of 0"),
-        (lambda: CosineDecayRestarts(0.1, -2), ValueError, "first_decay_steps: expected"),
-        (lambda: CosineDecayRestarts(0.1, 2, t_mul=0.5), ValueError, "t_mul: expected a finite number of 1 or more"),
-        (lambda: PiecewiseConstantDecay([1], [1.0]), ValueError, "values: expected 2, one more than boundaries"),
-        (lambda: PiecewiseConstantDecay([2, 1], [1.0] * 3), ValueError, "boundaries: expected ascending numbers"),
-        (lambda: schedules.get("CosineDecays"), ValueError, "learning_rate: expected one of ExponentialDecay"),
-        (lambda: schedules.serialize(math.sqrt), ValueError, "learning_rate: .*register_serializable, received sqrt"),
-        (lambda: LearningRateSchedule()(1), NotImplementedError, "LearningRateSchedule has no __call__"),
-    ],
-)
-def test_bad_input(act, error, message):
-    with pytest.raises(error, match=message):
-        act()
+def test_the_base_has_no_call():
+    with pytest.raises(NotImplementedError, match="LearningRateSchedule has no __call__"):
+        LearningRateSchedule()(1)

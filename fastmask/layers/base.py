@@ -7,14 +7,15 @@ import warnings
 import numpy as np
 
 from fastmask import constraints, initializers, regularizers
-from fastmask.checks import empty
+from fastmask.checks import check_config, check_dtype, check_list, check_name, empty, unknown_argument
 from fastmask.layers import managed, symbolic
-from fastmask.layers.calls import Call, LatestCall, stack
+from fastmask.layers.calls import Call, LatestCall, shapes_of, stack
 from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
 from fastmask.layers.outgoing import masks_of_arrays, masks_of_shapes, warn_dropped
 from fastmask.layers.registry import LayerTable, auto_name
 from fastmask.layers.streams import Streamed
 from fastmask.layers.structure import attach, is_symbolic, map_inputs, map_shape, none_if_all_none
+from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
 
@@ -112,22 +113,14 @@ class Layer(Streamed):
     def __init__(self, name=None, dtype="float32", trainable=True, **refused):
         for key, value in refused.items():
             if key not in NOT_SUPPORTED:
-                raise TypeError(f"{type(self).__name__}: unknown argument {key!r}")
+                raise unknown_argument(type(self), key)
             if value:
                 raise ValueError(
                     f"{key}: not supported by {type(self).__name__} yet, expected None, received {value!r}"
                 )
-        dtype = "float32" if dtype is None else dtype
-        try:
-            dtype_name = np.dtype(dtype).name
-        except TypeError:
-            dtype_name = dtype
-        if dtype_name not in DTYPES:
-            raise ValueError(f"dtype: expected float32 or float64, received {dtype!r}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name: expected a str, received {name!r}")
-        self.name = name or auto_name(type(self))
-        self._dtype = DTYPES[dtype_name]
+        dtype = check_dtype("float32" if dtype is None else dtype)
+        self.name = check_name(name) or auto_name(type(self))
+        self._dtype = DTYPES[dtype]
         self.trainable = trainable
 
     @property
@@ -176,10 +169,9 @@ class Layer(Streamed):
         Variable
         """
         regularizer, constraint = regularizers.get(regularizer), constraints.get(constraint)
-        shape = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
-            raise ValueError(f"shape: expected whole numbers of 0 or more, received {shape}")
-        dtype = np.dtype(dtype or self._dtype)
+        check_name(name)
+        shape = () if shape is None else initializers.check_shape(shape)
+        dtype = np.dtype(check_dtype(dtype or self._dtype))
         table = LayerTable.in_use()
         if table is not None and table.new_weight is not None:  # a saved one takes its place
             value = table.new_weight(self, name, shape, dtype)
@@ -291,8 +283,7 @@ class Layer(Streamed):
         TypeError
             Not numbers.
         """
-        own = self.weights
-        weights = list(weights)
+        own, weights = self.weights, check_list(weights, "weights")
         if len(weights) != len(own):
             hint = "" if self.built else " (it is not built yet: call it, or build it with the shape of its input)"
             raise ValueError(f"weights: expected {len(own)} arrays for {self.name}{hint}, received {len(weights)}")
@@ -340,7 +331,10 @@ class Layer(Streamed):
             return x
         if isinstance(x, Ragged):
             if not self.supports_ragged:
-                raise TypeError(f"{self.name}: {type(self).__name__} has no meaning for a Ragged: use r.to_padded()")
+                raise TypeError(
+                    f"{self.name}: inputs: expected an array, as {type(self).__name__} has no meaning for a Ragged "
+                    "(use r.to_padded()), received a Ragged"
+                )
             if self._autocast and x.dtype != self._dtype and (self._casts_integers or x.dtype.kind == "f"):
                 return x.with_values(self._cast(x.values))
             return plain(x)
@@ -353,6 +347,8 @@ class Layer(Streamed):
             ) from error
         if x.dtype.kind not in "biuf":
             raise TypeError(f"{self.name}: inputs: expected numbers, received dtype {x.dtype}")
+        if not x.ndim:
+            raise ValueError(f"{self.name}: inputs: expected an array with rows, received a single number")
         return self._cast(x) if self._autocast and (self._casts_integers or x.dtype.kind == "f") else x
 
     def _cast(self, x):
@@ -382,6 +378,7 @@ class Layer(Streamed):
         with Call(self, training) as call:
             result = self._call_and_mask(inputs, mask, training, args, kwargs)
         if training:
+            call.output_shapes = shapes_of(result[0])
             if stack.calls:
                 stack.calls[-1].inner.setdefault(self, []).append(call)
             else:
@@ -530,7 +527,7 @@ class Layer(Streamed):
             return tuple(self._as_gradient(g) for g in grad)
         if isinstance(grad, Ragged):
             return plain(grad) if grad.dtype == self._dtype else grad.with_values(self._cast(grad.values))
-        return self._cast(np.asarray(grad))
+        return self._cast(check_numbers(grad, f"{self.name}: grad"))
 
     def _take_call(self):
         """The call that backward goes back through: of those inside the call that is being gone back, else the
@@ -554,8 +551,10 @@ class Layer(Streamed):
 
     def add_gradient(self, weight, gradient):
         """Add an array or a RowsGradient to the gradient of one of this layer's weights; for use in `backward`."""
+        if not isinstance(weight, Variable):
+            raise TypeError(f"weight: expected a Variable, received {type(weight).__name__}")
         if not isinstance(gradient, RowsGradient):
-            gradient = np.asarray(gradient, weight.dtype)
+            gradient = np.asarray(check_numbers(gradient, "gradient"), weight.dtype)
         if gradient.shape != weight.shape:
             raise ValueError(f"gradient: expected shape {weight.shape} for {weight.name}, received {gradient.shape}")
         if weight.trainable and self._trainable:
@@ -580,6 +579,7 @@ class Layer(Streamed):
     @classmethod
     def from_config(cls, config):
         """A new layer of that configuration, without weights."""
+        check_config(config)
         return cls(**config)
 
     @property

@@ -10,13 +10,25 @@ each thread.
 import threading
 from types import SimpleNamespace
 
+from fastmask.ragged import Ragged
+
 _NOTHING = object()
 
 
 class Call:
     """One call of a layer: what it saved for backward and the training calls made inside it."""
 
-    __slots__ = ("layer", "training", "going_back", "inner", "need_x", "logits", "grad_is_of_logits", "_saved")
+    __slots__ = (
+        "layer",
+        "training",
+        "going_back",
+        "inner",
+        "need_x",
+        "logits",
+        "grad_is_of_logits",
+        "output_shapes",
+        "_saved",
+    )
 
     def __init__(self, layer, training):
         self.layer = layer
@@ -26,6 +38,7 @@ class Call:
         self.need_x = True  # whether anyone wants the gradient of the inputs
         self.logits = None  # of an output layer: what its softmax or sigmoid was taken of
         self.grad_is_of_logits = False  # then backward gets the gradient of those logits
+        self.output_shapes = None  # a shape for each array or Ragged that it gave; None where that is not known
         self._saved = _NOTHING
 
     @property
@@ -57,6 +70,12 @@ class _Stack(threading.local):
 
 
 stack = _Stack()
+
+
+def shapes_of(outputs):
+    """A list of the shapes of what a layer returned, of the values of a Ragged."""
+    several = outputs if isinstance(outputs, (list, tuple)) else (outputs,)
+    return [y.values.shape if isinstance(y, Ragged) else getattr(y, "shape", None) for y in several]
 
 
 class Recording(Call):

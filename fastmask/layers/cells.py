@@ -8,6 +8,7 @@ from fastmask.layers.base import Layer
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.ops import user_cell as ops
+from fastmask.ops.mask import check_count
 
 
 class Cell(Layer):
@@ -64,6 +65,7 @@ class Cell(Layer):
 
     def get_initial_state(self, batch_size):
         """Zeros: a list of (batch_size,S), one for each state."""
+        batch_size = check_count(batch_size, "batch_size")
         return [np.zeros((batch_size, n), self._dtype) for n in state_sizes(self)]
 
     # ---- compiled cells: one step by hand, and what RNN needs for many ----------------------------------------------

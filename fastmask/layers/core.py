@@ -8,7 +8,7 @@ from fastmask.layers.masked import compute_under_mask, zero_under_mask
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ops import gemm
-from fastmask.ops.mask import from_values
+from fastmask.ops.mask import from_values, one_number
 from fastmask.ragged import Ragged
 
 
@@ -40,7 +40,7 @@ class Masking(Layer):
 
     def __init__(self, mask_value=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.mask_value = float(mask_value)
+        self.mask_value = float(one_number(mask_value, "mask_value"))
 
     def compute_mask(self, inputs, mask=None):
         inputs = self._as_input(inputs)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastmask import initializers
-from fastmask.checks import check_number
+from fastmask.checks import check_number, check_whole
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask, map_values
 from fastmask.layers.registry import register_serializable
@@ -34,6 +34,12 @@ class Dropout(Layer):
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.rate = check_rate(rate, "rate")
+        if noise_shape is not None:
+            if not isinstance(noise_shape, (tuple, list)):
+                raise TypeError(f"noise_shape: expected a tuple or None, received {noise_shape!r}")
+            for n in noise_shape:
+                if n is not None:
+                    check_whole(n, "noise_shape", 0)
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
         self.seed = initializers.check_seed(seed)
         self._generator = initializers.new_generator(seed)

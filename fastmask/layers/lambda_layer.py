@@ -4,12 +4,14 @@ import inspect
 
 import numpy as np
 
+from fastmask.checks import check_config
 from fastmask.layers import symbolic
 from fastmask.layers.base import Layer
 from fastmask.layers.masked import finite_under_mask
 from fastmask.layers.outgoing import warn_dropped
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import is_nested, map_inputs
+from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
 from fastmask.registry import registered_function
 
@@ -61,8 +63,12 @@ class Lambda(Layer):
             if not callable(given) and (name == "function" or given is not None):
                 raise TypeError(f"{name}: expected a callable, received {given!r}")
         self.function, self.gradient = function, gradient
+        if not (output_shape is None or callable(output_shape) or isinstance(output_shape, (tuple, list))):
+            raise TypeError(f"output_shape: expected a tuple, a function or None, received {output_shape!r}")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise TypeError(f"arguments: expected a dict or None, received {arguments!r}")
         self.output_shape = output_shape if output_shape is None or callable(output_shape) else tuple(output_shape)
-        self.mask = mask if mask is None or callable(mask) else np.asarray(mask, bool)
+        self.mask = mask if mask is None or callable(mask) else check_numbers(mask, "mask").astype(bool)
         self.arguments = dict(arguments or {})
         self.supports_masking = mask is not None
 
@@ -154,6 +160,7 @@ class Lambda(Layer):
 
     @classmethod
     def from_config(cls, config):
+        check_config(config)
         return cls(**{key: _read(key, value) for key, value in config.items()})
 
 

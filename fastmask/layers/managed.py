@@ -7,6 +7,7 @@ import threading
 from fastmask.layers import symbolic
 from fastmask.layers.calls import stack
 from fastmask.layers.structure import is_symbolic
+from fastmask.ragged import Ragged
 
 
 def compute_mask(function):
@@ -68,6 +69,19 @@ def build(function):
     return managed
 
 
+def _check_gradient(layer, grad, shapes):
+    """Raise unless the gradient has the shapes of what the call gave; None stands for a gradient that is none."""
+    if shapes is None or grad is None:
+        return
+    several = list(grad) if isinstance(grad, (list, tuple)) else [grad]
+    if len(several) != len(shapes):
+        raise ValueError(f"{layer.name}: grad: expected {len(shapes)} arrays or Nones, received {len(several)}")
+    for g, shape in zip(several, shapes, strict=True):
+        received = g.values.shape if isinstance(g, Ragged) else getattr(g, "shape", shape)
+        if g is not None and shape is not None and received != shape:
+            raise ValueError(f"{layer.name}: grad: expected shape {shape} as the outputs, received {received}")
+
+
 def backward(function):
     """backward within the call that it goes back through, which it uses up."""
 
@@ -78,6 +92,11 @@ def backward(function):
             return function(self, grad)
         grad = self._as_gradient(grad) if self._autocast else grad
         call, put_back = self._take_call()
+        try:
+            _check_gradient(self, grad, call.output_shapes)
+        except (ValueError, TypeError):
+            put_back(call)
+            raise
         if top is None or not top.going_back:  # the first of this backward
             for weight in self.weights:
                 weight.gradient = None

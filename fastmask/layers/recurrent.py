@@ -13,6 +13,7 @@ from fastmask.layers.streams import hold_over
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
+from fastmask.ops.mask import check_numbers
 
 
 class RecurrentLayer(SequenceLayer):
@@ -211,7 +212,11 @@ class RecurrentLayer(SequenceLayer):
             raise ValueError(
                 f"{self.name}: initial_state: expected a list of {self.states} arrays, received {received}"
             )
-        return tuple(None if s is None else np.ascontiguousarray(plain(s), dtype=self._dtype) for s in initial_state)
+        return tuple(None if s is None else self._as_state(s) for s in initial_state)
+
+    def _as_state(self, state):
+        state = check_numbers(plain(state), f"{self.name}: initial_state")
+        return np.ascontiguousarray(state, dtype=self._dtype)
 
     # ---- in a stream ------------------------------------------------------------------------------------------------
     def start_stream(self, batch_size, input_shape, arrival):

@@ -136,6 +136,8 @@ def deserialize_layers(config):
 
 
 def _written_down(layer):
+    if not hasattr(layer, "get_config"):
+        raise TypeError(f"layer: expected a layer to write down, received {type(layer).__name__}")
     name = registered_name(type(layer))
     if name is None:
         raise ValueError(
@@ -153,4 +155,7 @@ def _read(config):
             f"layer: expected a class that is registered, received {name!r}: import the module that defines it, where "
             "it is decorated with register_serializable"
         )
-    return cls.from_config(config.get("config", {}))
+    arguments = config.get("config", {})
+    if not isinstance(arguments, dict):
+        raise TypeError(f"layer: expected a dict as the config of {name}, received {arguments!r}")
+    return cls.from_config(arguments)

@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from fastmask.checks import as_dtype, check_name
 from fastmask.layers.registry import auto_name
 from fastmask.layers.structure import map_inputs, map_shape
 
@@ -101,10 +102,10 @@ class Input(SymbolicTensor):
             raise ValueError(f"shape: expected a tuple of whole numbers of 0 or more and Nones, received {shape!r}")
         if not _is_dim(batch_size):
             raise ValueError(f"batch_size: expected a whole number or None, received {batch_size!r}")
-        dtype = np.dtype(dtype)
+        dtype = as_dtype(dtype)
         if dtype.kind not in "biuf":
             raise ValueError(f"dtype: expected numbers or bool, received {dtype}")
-        super().__init__((batch_size, *shape), dtype.name, name or auto_name("input"))
+        super().__init__((batch_size, *shape), dtype.name, check_name(name) or auto_name("input"))
 
 
 def _is_dim(n):

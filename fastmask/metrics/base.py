@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastmask import losses
+from fastmask.checks import check_dtype, check_function, check_name
 from fastmask.ops import loss as ops
 from fastmask.ops.mask import check_numbers
 from fastmask.registry import Configured, snake_case
@@ -44,10 +45,8 @@ class Metric(Configured):
     ignore_class = None  # steps with this target count as masked
 
     def __init__(self, dtype=None, name=None):
-        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, received {dtype!r}")
-        self.dtype = None if dtype is None else np.dtype(dtype).name
-        self.name = name or snake_case(type(self).__name__)
+        self.dtype = None if dtype is None else check_dtype(dtype)
+        self.name = check_name(name) or snake_case(type(self).__name__)
         self.reset_state()
 
     def __call__(self, y_true, y_pred, sample_weight=None, mask=None):
@@ -161,7 +160,7 @@ class MeanMetricWrapper(Metric):
     """
 
     def __init__(self, fn, name=None, dtype=None, **kwargs):
-        super().__init__(dtype, name or getattr(fn, "__name__", None))
+        super().__init__(dtype, name or getattr(check_function(fn, "fn"), "__name__", None))
         self.fn, self.kwargs = fn, kwargs
 
     def step_values(self, y_true, y_pred):

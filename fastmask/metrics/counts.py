@@ -1,10 +1,12 @@
 """Metrics that are made of counts of true and false positives and negatives; a step counts as its weight."""
 
+import math
 import numbers
 
 import numpy as np
 
 from fastmask import activations
+from fastmask.checks import check_flag, check_list, check_number
 from fastmask.kernels.loss_names import EPSILON
 from fastmask.metrics.base import Metric, dense_targets
 from fastmask.ops.mask import check_count
@@ -214,13 +216,16 @@ class AUC(ThresholdCounts):
             raise ValueError(f"curve: expected one of {CURVES}, received {curve!r}")
         if str(summation_method).lower() not in SUMMATIONS:
             raise ValueError(f"summation_method: expected one of {SUMMATIONS}, received {summation_method!r}")
-        if num_labels is not None and not multi_label:
+        if not check_flag(multi_label, "multi_label") and num_labels is not None:
             raise ValueError(f"num_labels: expected None without multi_label, received {num_labels!r}")
         self.num_thresholds = check_count(num_thresholds, "num_thresholds", 2)
         self.curve, self.summation_method = str(curve).upper(), str(summation_method).lower()
-        self.thresholds, self.from_logits = thresholds, from_logits
-        self.multi_label, self.num_labels = multi_label, num_labels
-        self.label_weights = None if label_weights is None else [float(weight) for weight in label_weights]
+        self.thresholds, self.from_logits = thresholds, check_flag(from_logits, "from_logits")
+        self.multi_label = multi_label
+        self.num_labels = None if num_labels is None else check_count(num_labels, "num_labels", 1)
+        self.label_weights = None
+        if label_weights is not None:
+            self.label_weights = [check_number(w, "label_weights") for w in check_list(label_weights, "label_weights")]
         if thresholds is None:
             between = np.arange(1, num_thresholds - 1) / (num_thresholds - 1)
         else:
@@ -308,7 +313,7 @@ class FBetaScore(Metric):
     def __init__(self, average=None, beta=1.0, threshold=None, name="fbeta_score", dtype=None):
         if average not in AVERAGES:
             raise ValueError(f"average: expected one of {AVERAGES}, received {average!r}")
-        if not (isinstance(beta, numbers.Real) and beta > 0):
+        if not (isinstance(beta, numbers.Real) and 0 < beta < math.inf):
             raise ValueError(f"beta: expected a number above 0, received {beta!r}")
         if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 < threshold <= 1):
             raise ValueError(f"threshold: expected a number in (0, 1] or None, received {threshold!r}")

@@ -1,8 +1,11 @@
 """Metrics that are the mean of a value of each step: accuracies, and the losses."""
 
+import math
+
 import numpy as np
 
 from fastmask import losses
+from fastmask.checks import check_number
 from fastmask.metrics.base import Metric, dense_targets, sparse_targets
 from fastmask.ops import loss as ops
 from fastmask.ops.mask import check_count
@@ -17,7 +20,7 @@ class BinaryAccuracy(Metric):
 
     def __init__(self, name="binary_accuracy", dtype=None, threshold=0.5):
         super().__init__(dtype, name)
-        self.threshold = threshold
+        self.threshold = check_number(threshold, "threshold", low=-math.inf)
 
     def step_values(self, y_true, y_pred):
         return np.mean((y_pred > self.threshold) == y_true, axis=-1)

@@ -32,7 +32,6 @@ def batches_of(
     steps=None,
     shuffle=False,
     bucket=False,
-    generator=None,
     targets=True,
     name="x",
 ):
@@ -47,8 +46,6 @@ def batches_of(
         Batches of an epoch; default: all there are.
     shuffle, bucket : bool
         As `fit` takes them.
-    generator : numpy.random.Generator
-        What `shuffle` and `bucket` draw from.
     targets : bool
         False: only x and mask are of interest.
     name : str
@@ -67,7 +64,7 @@ def batches_of(
         if targets and y is None:
             raise ValueError("y: expected targets, received None")
         rows = rows_of(model, x, y, sample_weight, mask)
-        return BatchesOfRows(rows, batch_size, steps, shuffle, bucket, generator)
+        return BatchesOfRows(rows, batch_size, steps, shuffle, bucket)
     beside = {"y": y, "sample_weight": sample_weight, "mask": mask, "batch_size": batch_size, "bucket": bucket or None}
     for argument, value in beside.items():
         if value is not None:
@@ -75,7 +72,7 @@ def batches_of(
                 f"{argument}: expected None beside {name} in batches, which have their own, "
                 f"received {type(value).__name__}"
             )
-    return BatchesGiven(model, x, steps, shuffle, generator, targets, name)
+    return BatchesGiven(model, x, steps, shuffle, targets, name)
 
 
 def gives_batches(x):
@@ -128,6 +125,7 @@ class Batches:
     """
 
     once = exhausted = False
+    generator = None  # what `shuffle` and `bucket` draw from; fit gives one, when nothing can be wrong any more
     rows = None  # the Rows they are cut from, if they are
     _rest = None  # of a pass that epochs of a given number of steps have not used up
 
@@ -185,22 +183,22 @@ class Batches:
 class BatchesOfRows(Batches):
     """Rows, cut into batches; in a new order in each pass if `shuffle`, rows of similar length together if `bucket`."""
 
-    def __init__(self, rows, batch_size=None, asked=None, shuffle=False, bucket=False, generator=None):
+    def __init__(self, rows, batch_size=None, asked=None, shuffle=False, bucket=False):
         if batch_size is None:
             size = 32 if asked is None else max(1, math.ceil(len(rows) / asked))
         else:
             size = check_count(batch_size, "batch_size", minimum=1)
         super().__init__(asked, max(1, math.ceil(len(rows) / size)))
         self.rows, self._size, self._given_size = rows, size, batch_size
-        self._shuffle, self._bucket, self._generator = shuffle, bucket, generator
+        self._shuffle, self._bucket = shuffle, bucket
 
     def one_pass(self):
-        for rows in self.rows.batches(self._size, self._shuffle, self._bucket, self._generator):
+        for rows in self.rows.batches(self._size, self._shuffle, self._bucket, self.generator):
             yield self.rows.take(rows)
 
     def split(self, fraction, batch_size, steps):
         first, last = self.rows.split(fraction)
-        training = BatchesOfRows(first, self._given_size, self._asked, self._shuffle, self._bucket, self._generator)
+        training = BatchesOfRows(first, self._given_size, self._asked, self._shuffle, self._bucket)
         return training, BatchesOfRows(last, batch_size, steps)
 
 
@@ -208,11 +206,11 @@ class BatchesGiven(Batches):
     """Batches that somebody else has cut. The order of those of an object with `__getitem__` is a new one in each pass
     if `shuffle`; its methods on_epoch_begin and on_epoch_end are called, if it has them."""
 
-    def __init__(self, model, source, asked, shuffle, generator, targets, name):
+    def __init__(self, model, source, asked, shuffle, targets, name):
         super().__init__(asked, _number_of(source), name)
         self.once = hasattr(source, "__next__")
         self._model, self._source, self._targets = model, source, targets
-        self._shuffle, self._generator = shuffle, generator
+        self._shuffle = shuffle
 
     def epoch(self):
         getattr(self._source, "on_epoch_begin", _nothing)()
@@ -234,7 +232,7 @@ class BatchesGiven(Batches):
         if n is None:
             order = itertools.count()
         else:
-            order = self._generator.permutation(n).tolist() if self._shuffle else range(n)
+            order = self.generator.permutation(n).tolist() if self._shuffle else range(n)
         return (self._source[i] for i in order)
 
     def _as_batch(self, item):

@@ -88,7 +88,8 @@ class Rows:
 
     def split(self, fraction):
         """(first rows, last rows): the last `fraction` apart, as Keras' validation_split."""
-        if not 0 < fraction < 1:
+        is_number = isinstance(fraction, (float, int, np.floating)) and not isinstance(fraction, bool)
+        if not is_number or not 0 < fraction < 1:
             raise ValueError(f"validation_split: expected a number between 0 and 1, received {fraction!r}")
         n = int(len(self) * (1 - fraction))
         if not 0 < n < len(self):

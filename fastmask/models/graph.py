@@ -443,7 +443,7 @@ def _sorted_nodes(inputs, outputs):
                 continue
             if node is None:
                 raise ValueError(
-                    f"outputs: expected to depend on the given inputs alone, they also depend on {tensor!r}"
+                    f"outputs: expected to depend on the given inputs alone, received some that depend on {tensor!r}"
                 )
             if is_back:
                 done.add(node)

@@ -1,5 +1,6 @@
 """Model: layers put together by calling them on symbolic tensors, or a class of one's own that can be trained."""
 
+from fastmask.checks import check_config, check_function, check_whole
 from fastmask.layers.base import Layer
 from fastmask.layers.registry import deserialize_layers, register_serializable, serialize_layers
 from fastmask.layers.symbolic import Input, SymbolicTensor
@@ -84,8 +85,9 @@ class Model(Trainer, Saver, Layer):
         """The layer of that name or number."""
         layers = self.layers
         if (name is None) == (index is None):
-            raise ValueError("get_layer: expected a name or an index")
+            raise ValueError(f"name: expected a name or an index, received {'neither' if name is None else 'both'}")
         if index is not None:
+            index = check_whole(index, "index")
             if not -len(layers) <= index < len(layers):
                 raise ValueError(f"index: expected one of {len(layers)} layers, received {index}")
             return layers[index]
@@ -105,6 +107,9 @@ class Model(Trainer, Saver, Layer):
         """
         if not self.built:
             raise ValueError(f"{self.name}.summary: expected a built model: give it an Input, or call it once")
+        if line_length is not None:
+            check_whole(line_length, "line_length", 0)
+        check_function(print_fn, "print_fn", none=True)
         (print_fn or print)("\n".join(summary_lines(self, line_length)))
 
     def _mask_does_not_fit(self, mask_shape, output_shape):
@@ -356,6 +361,7 @@ class Functional(Model):
         ValueError
             Not a configuration that `get_config` gives: unknown layers, references that make a cycle.
         """
+        check_config(config, "layers", "graph", "input_keys", "output_keys")
         layers = deserialize_layers(config["layers"])
         graph = Graph.from_spec(config["graph"], layers, Input)
         model = cls(

@@ -21,6 +21,7 @@ from itertools import zip_longest
 import numpy as np
 
 from fastmask import __version__, losses, metrics, optimizers
+from fastmask.checks import check_flag, check_path
 from fastmask.layers.registry import LayerTable, deserialize, serialize
 from fastmask.models import archive
 from fastmask.models.archive import Archive, naming, plain_data
@@ -103,7 +104,7 @@ class Saver:
             changed then.
         FileNotFoundError
         """
-        path = os.fsdecode(filepath)
+        path = check_path(filepath)
         self._check_built("load_weights")
         with naming(path), Archive(path) as file:
             _check_content(file)
@@ -152,12 +153,13 @@ def load_model(filepath, custom_objects=None, compile=True):
     >>> again.layers
     [<GRU name=states, built=True>]
     """
+    check_flag(compile, "compile")
     if custom_objects:
         raise ValueError(
             "custom_objects: not supported, expected None: decorate the classes with layers.register_serializable, "
             f"received {custom_objects!r}"
         )
-    path = os.fsdecode(filepath)
+    path = check_path(filepath)
     with naming(path), Archive(path) as file:
         _check_content(file)
         if "layers" not in file.content:
@@ -170,11 +172,13 @@ def load_model(filepath, custom_objects=None, compile=True):
 
 
 def _checked_target(filepath, overwrite):
-    path = os.fsdecode(filepath)
+    path = check_path(filepath)
     if not path.endswith(".npz"):
         raise ValueError(f"filepath: expected a name that ends in .npz, received {path!r}")
-    if not overwrite and os.path.exists(path):
-        raise FileExistsError(f"{path}: it exists already, and overwrite is False")
+    if not check_flag(overwrite, "overwrite") and os.path.exists(path):
+        raise FileExistsError(
+            f"filepath: expected a new name, as overwrite is False, received {path}: it exists already"
+        )
     return path
 
 

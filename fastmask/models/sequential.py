@@ -1,5 +1,6 @@
 """Sequential: layers one after the other."""
 
+from fastmask.checks import check_config, check_list
 from fastmask.layers.base import Layer
 from fastmask.layers.registry import deserialize_layers, register_serializable, serialize_layers
 from fastmask.layers.symbolic import Input
@@ -41,7 +42,7 @@ class Sequential(Functional):
     def __init__(self, layers=None, name=None, trainable=True):
         Model.__init__(self, name=name)
         self._layers = []
-        for layer in layers or ():
+        for layer in () if layers is None else check_list(layers, "layers"):
             self.add(layer)
         if not trainable:
             self.trainable = False
@@ -51,13 +52,13 @@ class Sequential(Functional):
         """Append a layer; an `Input` only as the first."""
         if isinstance(layer, Input):
             if self._layers or self._graph is not None:
-                raise ValueError(f"{self.name}: expected Input as the first of the layers, received it after others")
+                raise ValueError(f"{self.name}: layer: expected Input as the first of them, received it after others")
             self._graph = Graph([layer], [layer])
             return
         if not isinstance(layer, Layer):
-            raise TypeError(f"{self.name}: expected a layer, received {layer!r}")
+            raise TypeError(f"{self.name}: layer: expected a layer, received {layer!r}")
         if any(layer.name == other.name for other in self._layers):
-            raise ValueError(f"{self.name}: expected layers of different names, received {layer.name!r} twice")
+            raise ValueError(f"{self.name}: layer: expected layers of different names, received {layer.name!r} twice")
         if self._graph is not None:
             self._graph, self.built = self._extended(self._graph, layer), True
         self._layers.append(layer)
@@ -95,6 +96,8 @@ class Sequential(Functional):
 
     def build(self, input_shape):
         """Build all layers for inputs of that shape, (None, T, F) for sequences."""
+        if not isinstance(input_shape, (tuple, list)) or not len(input_shape):
+            raise ValueError(f"input_shape: expected a tuple with the batch, received {input_shape!r}")
         graph = Graph(*2 * [[Input(batch_shape=tuple(input_shape), name=f"{self.name}_input")]])
         for layer in self._layers:
             graph = self._extended(graph, layer)
@@ -157,6 +160,7 @@ class Sequential(Functional):
 
     @classmethod
     def from_config(cls, config):
+        check_config(config, "layers")
         shape = config.get("input_shape")
         start = [] if shape is None else [Input(batch_shape=tuple(shape), dtype=config.get("input_dtype", "float32"))]
         model = cls(start + deserialize_layers(config["layers"]), name=config.get("name"))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastmask.checks import check_whole
+from fastmask.layers.base import Layer
 from fastmask.layers.streams import IN_PIECES, WHOLE, with_rows
 from fastmask.layers.structure import attach, is_nested, map_shape
 
@@ -32,11 +34,12 @@ class Stream:
     """
 
     def __init__(self, model, batch_size):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
-            raise ValueError(f"batch_size: expected a whole number of 0 or more, received {batch_size!r}")
+        if not isinstance(model, Layer):
+            raise TypeError(f"model: expected a Model, received {type(model).__name__}")
+        batch_size = check_whole(batch_size, "batch_size", 0)
         if not model.built:
             raise ValueError(f"{model.name}.stream: expected a built model: give it an Input, or call it once")
-        self.model, self.batch_size = model, int(batch_size)
+        self.model, self.batch_size = model, batch_size
         shape = model._input_shapes()
         arrival = map_shape(lambda s: IN_PIECES if _is_sequence(s) else WHOLE, shape)
         if IN_PIECES not in (arrival if is_nested(shape) else [arrival]):

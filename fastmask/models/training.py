@@ -1,11 +1,13 @@
 """compile, fit, evaluate, predict: the training loop of every model."""
 
+import math
 import warnings
 
 import numpy as np
 
 from fastmask import initializers, losses, metrics, optimizers
 from fastmask.callbacks import CallbackList
+from fastmask.checks import check_flag, check_number
 from fastmask.layers.calls import Recording
 from fastmask.models.batches import batches_of, gives_batches, rows_of
 from fastmask.models.data import ClassWeights, apart, join, per_part
@@ -69,7 +71,8 @@ class Trainer:
             chosen = [None if one is None else losses.get(one) for one in per_part(loss, names, "loss")]
         else:
             chosen = [None if loss is None else losses.get(loss) for _ in names]
-        weights = [1.0 if w is None else float(w) for w in per_part(loss_weights, names, "loss_weights")]
+        weights = per_part(loss_weights, names, "loss_weights")
+        weights = [1.0 if w is None else check_number(w, "loss_weights", low=-math.inf) for w in weights]
         wanted = self._metrics_of(metrics, "metrics"), self._metrics_of(weighted_metrics, "weighted_metrics")
         self.optimizer = optimizers.get(optimizer)
         self.loss = chosen[0] if len(names) == 1 else None if loss is None else chosen
@@ -205,6 +208,8 @@ class Trainer:
         self._check_compiled("fit")
         epochs, initial_epoch = check_count(epochs, "epochs"), check_count(initial_epoch, "initial_epoch")
         validates = _validates(validation_freq)
+        check_flag(bucket, "bucket")
+        validation_batch_size = _steps(validation_batch_size, "validation_batch_size")
         class_weights = self._class_weights(class_weight)
         training = batches_of(
             *(self, x, y, sample_weight, mask),
@@ -212,7 +217,6 @@ class Trainer:
             steps=_steps(steps_per_epoch, "steps_per_epoch"),
             shuffle=shuffle,
             bucket=bucket,
-            generator=initializers.new_generator(),
         )
         validation, validation_steps = None, _steps(validation_steps, "validation_steps")
         if validation_data is not None:
@@ -230,6 +234,7 @@ class Trainer:
 
         progress = Progress(verbose, "epoch")
         callbacks = self._callback_list(callbacks, progress, verbose, epochs, training.steps, add_history=True)
+        training.generator = initializers.new_generator()
         self.stop_training = False
         logs = None
         with WholeSteps() as whole_steps, progress:
@@ -284,6 +289,7 @@ class Trainer:
             The loss; with metrics a list, the loss first (see `metrics_names`); with return_dict a dict by name.
         """
         self._check_compiled("evaluate")
+        check_flag(return_dict, "return_dict")
         batches = batches_of(self, x, y, sample_weight, mask, batch_size=batch_size, steps=_steps(steps, "steps"))
         progress = Progress(verbose, "test")
         callbacks = self._callback_list(callbacks, progress, verbose, 1, batches.steps)
@@ -344,6 +350,7 @@ class Trainer:
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False, *, mask=None):
         """One step on one batch. Returns the loss before it, as `evaluate` does, of this batch alone."""
         self._check_compiled("train_on_batch")
+        check_flag(return_dict, "return_dict")
         batch = rows_of(self, x, y, sample_weight, mask).batch()
         scores = Scores(self, self._class_weights(class_weight))
         with WholeSteps() as whole_steps:
@@ -353,6 +360,7 @@ class Trainer:
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False, *, mask=None):
         """Loss and metrics of one batch."""
         self._check_compiled("test_on_batch")
+        check_flag(return_dict, "return_dict")
         scores = Scores(self)
         self._test_step(rows_of(self, x, y, sample_weight, mask).batch(), scores)
         return _logs(scores.result(), return_dict)
@@ -367,7 +375,7 @@ class Trainer:
         if isinstance(data, (tuple, list)) and 2 <= len(data) <= 4:
             x, y, sample_weight, own_mask = (*data, None, None)[:4]
             if mask is not None and own_mask is not None:
-                raise ValueError("validation_mask: expected None beside a mask in validation_data")
+                raise ValueError("validation_mask: expected None beside a mask in validation_data, received one")
             return batches_of(
                 *(self, x, y, sample_weight, own_mask if mask is None else mask),
                 batch_size=default_batch_size if batch_size is None else batch_size,

@@ -48,12 +48,24 @@ def as_floats(name, a, dtype=None):
             raise TypeError(
                 f"{name}: expected an ndarray, received numpy.ma, whose mask means the opposite: pass mask="
             )
-        a = np.asarray(a)
+        if isinstance(a, Ragged):
+            raise TypeError(f"{name}: expected an ndarray, received a Ragged")
+        try:
+            a = np.asarray(a)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"{name}: expected an array, received what is none: {error}") from None
     if a.dtype not in FLOATS:
         raise TypeError(f"{name}: expected dtype float32 or float64, received {a.dtype}")
     if dtype is not None and a.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype} as x, received {a.dtype}")
     return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+
+
+def check_made_by(maker, name, value, cls):
+    """TypeError unless `value`, a tape or a pack, is what `maker` makes."""
+    if not isinstance(value, cls):
+        what = "tape" if name == "tape" else "result"
+        raise TypeError(f"{name}: expected the {what} of {maker}, received {type(value).__name__}")
 
 
 def check_shape(name, a, shape, letters=""):

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmask.checks import check_axis
 from fastmask.kernels import _jit
-from fastmask.kernels.activation_names import CODES
+from fastmask.kernels.activation_names import CODES, LINEAR, SIGMOID, TANH
 from fastmask.ops._common import ROWWISE, activation_code, as_floats, check_activation, check_shape
 from fastmask.ops.mask import check_mask
 from fastmask.ragged import Ragged
@@ -62,6 +62,8 @@ def activation_backward(x, y, dy, name):
         )
         return dx
     code = activation_code(name, "name")
+    if x is None and code not in (LINEAR, TANH, SIGMOID):
+        raise ValueError(f"x: expected the input of activation_forward for {name}, received None")
     x = y if x is None else check_shape("x", as_floats("x", x, y.dtype), y.shape)
     _jit.get("activation", "activation_backward", y.dtype.name).run(
         -(-y.size // _BLOCK), y.size * 16, x=x, y=y, dy=dy, dx=dx, size=y.size, code=code
@@ -119,10 +121,12 @@ def softmax_backward(y, dy, axis=-1, mask=None):
 
     In the forward pass this was y_i = e^x_i / sum_j e^x_j, so now dx_i = y_i (dy_i - sum_j dy_j y_j).
     """
-    y, dy = (a if isinstance(a, Ragged) else np.asarray(a) for a in (y, dy))
+    y = y if isinstance(y, Ragged) else as_floats("y", y)
     rows = _softmax_rows("y", y, axis, mask)
     if isinstance(y, Ragged) and not (isinstance(dy, Ragged) and np.array_equal(dy.offsets, y.offsets)):
         raise ValueError(f"dy: expected a Ragged with the row lengths of y, received {type(dy).__name__}")
+    if not isinstance(y, Ragged):
+        dy = as_floats("dy", dy, y.dtype)
     check_shape("dy", dy, y.shape, "as y")
     dy = as_floats("dy", _softmax_rows("dy", dy, axis, mask).values, rows.values.dtype)
     dx = np.empty_like(dy)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmask.checks import empty
+from fastmask.checks import check_function, empty
 from fastmask.kernels import _jit
-from fastmask.ops._common import as_floats, check_shape, resolve_batch, steps_of
+from fastmask.ops._common import as_floats, check_made_by, check_shape, resolve_batch, steps_of
 from fastmask.ops._products import Stack, cut_rows, multiply, stack_of_steps, table
+from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
 
 SOFTMAX_WORK, TANH_WORK = 64, 16  # of a score, and of a tanh and its derivative, in multiply-adds
@@ -172,7 +173,8 @@ def attention_forward(
     if weight is not None:
         weight = check_shape("weight", _like_query("weight", weight, dtype), (D,), "(D,)")
     if scale is not None:
-        scale = check_shape("scale", np.asarray(scale, dtype), ())
+        scale = check_shape("scale", check_numbers(scale, "scale").astype(dtype), ())
+    check_function(dropout, "dropout", none=True)
     keys = value if key is None else key
     q, k = query.values, keys.values
     if scale is not None:
@@ -196,6 +198,7 @@ def attention_forward(
 
 def attention_scores(tape):
     """(B,Tq,Tv): what each value counts for each query, after dropout; 0 where either is masked."""
+    check_made_by("attention_forward", "tape", tape, AttentionTape)
     query, value = tape.query, tape.value
     if query.T is None or value.T is None:
         raise ValueError("scores: expected padded queries and values, received Ragged")
@@ -208,6 +211,7 @@ def attention_backward(tape, d_outputs, d_scores=None):
     """Gradients of attention from d_outputs, shaped as the outputs, and d_scores, as attention_scores; either may be
     None.
     """
+    check_made_by("attention_forward", "tape", tape, AttentionTape)
     query, value, key, pairs, q, k, p, dropout, weight, scale = tape
     dtype, keys = p.dtype, value if key is None else key
     of_queries, of_values = query.steps.first, value.steps.first

@@ -13,12 +13,21 @@ import numpy as np
 
 from fastmask.checks import empty
 from fastmask.kernels import _jit
-from fastmask.ops._common import Steps, aligned_zeros, as_floats, check_activation, check_shape, resolve_batch, steps_of
+from fastmask.ops._common import (
+    Steps,
+    aligned_zeros,
+    as_floats,
+    check_activation,
+    check_made_by,
+    check_shape,
+    resolve_batch,
+    steps_of,
+)
 from fastmask.ops._packing import PANEL_BYTES, lanes
 from fastmask.ops._products import run_products
 from fastmask.ops._recurrent import column_sums, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
-from fastmask.ops.gemm import PackedDense
+from fastmask.ops.gemm import PackedDense, check_packed
 from fastmask.ops.mask import check_count, check_mask
 from fastmask.ragged import Ragged
 
@@ -90,6 +99,12 @@ def conv1d_length(T, kernel_size, strides=1, padding="valid", dilation_rate=1):
     >>> conv1d_length(10, 3), conv1d_length(10, 3, 2, "same"), conv1d_length(1, 3)
     (8, 5, 0)
     """
+    T, kernel_size = check_count(T, "T"), check_count(kernel_size, "kernel_size", minimum=1)
+    _check_options(strides, padding, dilation_rate, ragged=False)
+    return _length(T, kernel_size, strides, padding, dilation_rate)
+
+
+def _length(T, kernel_size, strides, padding, dilation_rate):
     return int(_outputs_and_left(np.array([T]), kernel_size, strides, padding, dilation_rate)[0][0])
 
 
@@ -153,8 +168,8 @@ def conv1d_forward(
     dtype, F = values.dtype, values.shape[-1]
     kernel, bias = _check_weights(kernel, bias, F, dtype)
     K, _, C = kernel.shape
-    if packed is not None and (packed.shape != (K * F, C) or packed.dtype != dtype):
-        raise ValueError(f"packed: expected weights {(K * F, C)} of {dtype}, received {packed.shape} of {packed.dtype}")
+    if packed is not None:
+        check_packed(packed, (K * F, C), dtype, "conv1d_pack")
     steps = steps_of(B, T, offsets, mask, False, False)
     windows = _Windows(steps.base, K, strides, padding, dilation_rate)
     z = empty("outputs", (int(windows.out_base[-1]), C), dtype)
@@ -170,7 +185,7 @@ def conv1d_forward(
         hi - lo,
     )  # fmt: skip
     y = z if activation in (None, "linear") else activation_forward(z, activation)
-    padded = None if T is None else (B, T, conv1d_length(T, K, strides, padding, dilation_rate))
+    padded = None if T is None else (B, T, _length(T, K, strides, padding, dilation_rate))
     tape = Conv1DTape(windows, steps, line, kernel, bias is not None, activation, z, y, padded)
     return tape.as_outputs(y), tape
 
@@ -180,6 +195,7 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
 
     from_logits: dy is the gradient of the pre-activations already. need_x=False skips the gradient of x.
     """
+    check_made_by("conv1d_forward", "tape", tape, Conv1DTape)
     windows, steps, line, kernel, z, y = tape.windows, tape.steps, tape.line, tape.kernel, tape.z, tape.y
     dtype, (K, F, C) = line.dtype, kernel.shape
     dz = tape.flat("dy", dy)
@@ -251,6 +267,9 @@ def conv1d_mask(x, mask, kernel_size, strides=1, padding="valid", dilation_rate=
     (array([[ True,  True, False]]), array([[ True,  True, False]]))
     """
     _check_options(strides, padding, dilation_rate, isinstance(x, Ragged))
+    check_count(kernel_size, "kernel_size", minimum=1)
+    if not isinstance(x, Ragged) and np.ndim(x) < 2:
+        raise ValueError(f"x: expected shape (B,T,...), received {np.shape(x)}")
     if isinstance(x, Ragged):
         mask, base = check_mask(mask, (len(x.values),)), x.offsets
     else:
@@ -270,7 +289,7 @@ def conv1d_mask(x, mask, kernel_size, strides=1, padding="valid", dilation_rate=
         out = flat[at - windows.left[row] + (windows.span - 1) // 2]
     if isinstance(x, Ragged):
         return out
-    return out.reshape(len(x), conv1d_length(x.shape[1], kernel_size, strides, padding, dilation_rate))
+    return out.reshape(len(x), _length(x.shape[1], kernel_size, strides, padding, dilation_rate))
 
 
 def conv1d_pack(kernel, bias=None):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.kernels import _jit
-from fastmask.ops._common import as_floats, check_shape
-from fastmask.ops.mask import align_mask, check_numbers, from_values
+from fastmask.ops._common import as_floats, check_made_by, check_shape
+from fastmask.ops.mask import align_mask, check_mask, check_numbers, from_values
 from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient
 
@@ -64,6 +64,8 @@ def embedding_forward(ids, embeddings, *, mask=None, name="ids"):
         raise ValueError(f"embeddings: expected shape (V,D), received {embeddings.shape}")
     ragged = isinstance(ids, Ragged)
     values = check_numbers(ids.values if ragged else ids, name)
+    if mask is not None:
+        mask = check_mask(mask, values.shape[: max(1, min(np.ndim(mask), values.ndim))])
     rows = _as_rows(values, embeddings.shape[0], mask, name, ids.offsets if ragged else None)
     y = embeddings.take(rows, axis=0)
     tape = EmbeddingTape(rows.reshape(-1), embeddings.shape, embeddings.dtype, y.shape, ragged)
@@ -113,6 +115,7 @@ def embedding_backward(tape, dy):
     >>> g.rows, g.values
     (array([3]), array([[3.]]))
     """
+    check_made_by("embedding_forward", "tape", tape, EmbeddingTape)
     if tape.ragged and not isinstance(dy, Ragged):
         raise TypeError(f"dy: expected Ragged as the outputs, received {type(dy).__name__}")
     dy = as_floats("dy", dy.values if tape.ragged else dy, tape.dtype)

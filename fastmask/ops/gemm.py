@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.checks import empty
-from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_shape
+from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_made_by, check_shape
 from fastmask.ops._packing import PANEL_BYTES, lanes, pack_columns
 from fastmask.ops._recurrent import column_sums, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
@@ -45,6 +45,13 @@ class PackedDense:
         self.bias = aligned_zeros((-(-kernel.shape[1] // L) * L,), self.dtype)
         if bias is not None:
             self.bias[: bias.shape[0]] = bias
+
+
+def check_packed(packed, shape, dtype, maker):
+    """Raise unless `packed` is a PackedDense of weights of that shape and dtype."""
+    check_made_by(maker, "packed", packed, PackedDense)
+    if packed.shape != shape or packed.dtype != dtype:
+        raise ValueError(f"packed: expected weights {shape} of {dtype}, received {packed.shape} of {packed.dtype}")
 
 
 def dense_pack(kernel, bias=None):
@@ -108,10 +115,8 @@ def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     z = empty("outputs", values.shape[:-1] + (K,), dtype)
     if packed is None:
         packed = PackedDense(kernel, bias)
-    elif packed.shape != kernel.shape or packed.dtype != dtype:
-        raise ValueError(
-            f"packed: expected weights {kernel.shape} of {dtype}, received {packed.shape} of {packed.dtype}"
-        )
+    else:
+        check_packed(packed, kernel.shape, dtype, "dense_pack")
     rows = values.size // F if F else int(np.prod(values.shape[:-1]))
     product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias)
     y = z if activation in (None, "linear") else activation_forward(z, activation)
@@ -135,6 +140,7 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     from_logits: dy is the gradient of x W + b already (a loss that works on the logits). need_x=False skips the
     gradient of x.
     """
+    check_made_by("dense_forward", "tape", tape, DenseTape)
     if tape.offsets is not None and not isinstance(dy, Ragged):
         raise TypeError(f"dy: expected Ragged as the outputs, received {type(dy).__name__}")
     dtype = tape.x.dtype

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import check_flag, check_function
 from fastmask.kernels import _jit
 from fastmask.kernels.loss_names import BLOCK, EPSILON, KINDS
 from fastmask.ops.mask import check_mask, check_numbers
@@ -136,6 +137,7 @@ def function_terms(
     -----
     The functions are not called where no step counts. `loss_value_and_grad` has the reductions and the mask rule.
     """
+    check_function(values, "values"), check_function(gradient, "gradient", none=True), check_reduction(reduction)
     p = as_prediction(y_pred)
     steps, units = p.shape[:-1], p.shape[-1]
     valid = as_step_mask(mask, steps)
@@ -321,9 +323,13 @@ def check_options(kind, reduction, from_logits=False, label_smoothing=0.0, ignor
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, received {kind!r}")
     check_reduction(reduction)
-    if from_logits and not kind.endswith("crossentropy"):
+    if check_flag(from_logits, "from_logits") and not kind.endswith("crossentropy"):
         raise ValueError(f"from_logits: expected False for {kind}, received {from_logits!r}")
-    if not (isinstance(label_smoothing, numbers.Real) and 0 <= label_smoothing <= 1):
+    if not (
+        isinstance(label_smoothing, numbers.Real)
+        and not isinstance(label_smoothing, bool)
+        and 0 <= label_smoothing <= 1
+    ):
         raise ValueError(f"label_smoothing: expected a number in [0, 1], received {label_smoothing!r}")
     if label_smoothing and kind not in SMOOTHABLE:
         raise ValueError(f"label_smoothing: expected 0 for {kind}, received {label_smoothing!r}")
@@ -332,7 +338,7 @@ def check_options(kind, reduction, from_logits=False, label_smoothing=0.0, ignor
             raise ValueError(f"ignore_class: expected None for {kind}, received {ignore_class!r}")
         if not isinstance(ignore_class, numbers.Integral):
             raise TypeError(f"ignore_class: expected an integer or None, received {ignore_class!r}")
-    if not (isinstance(delta, numbers.Real) and delta > 0):
+    if not (isinstance(delta, numbers.Real) and 0 < delta < math.inf):
         raise ValueError(f"delta: expected a number above 0, received {delta!r}")
     if delta != 1 and kind != "huber":
         raise ValueError(f"delta: expected 1 for {kind}, received {delta!r}")

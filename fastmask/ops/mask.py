@@ -268,6 +268,10 @@ def check_count(n, name, minimum=0):
 def check_numbers(a, name):
     """a as a plain ndarray of bools, integers or floats, or ValueError/TypeError."""
     if type(a) is not np.ndarray:
+        if isinstance(a, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name}: expected an ndarray, received numpy.ma, whose mask means the opposite: pass mask="
+            )
         try:
             a = np.asarray(a)
         except (ValueError, TypeError) as error:  # rows of different lengths, Ragged
@@ -281,7 +285,7 @@ def _differs(a, value, name):
     """a != value, the value first rounded to a's dtype where that is a float."""
     if a.dtype.kind == "f":
         return a != _rounded(value, a.dtype, name)
-    value = _one_number(value, name)
+    value = one_number(value, name)
     # integers: as Python ints, since 2**53 and 2**53 + 1 are one float
     value = value.item()
     if value != value or value in (float("inf"), float("-inf")) or value != int(value):
@@ -291,7 +295,8 @@ def _differs(a, value, name):
     return a != int(value)
 
 
-def _one_number(value, name):
+def one_number(value, name):
+    """value as an array () of a bool, an integer or a float, or ValueError/TypeError."""
     value = check_numbers(value, name)
     if value.ndim:
         raise ValueError(f"{name}: expected one number, received shape {value.shape}")
@@ -301,7 +306,7 @@ def _one_number(value, name):
 def _rounded(value, dtype, name):
     """value as a scalar of a float dtype."""
     with np.errstate(over="ignore"):
-        return _one_number(value, name).astype(dtype)[()]
+        return one_number(value, name).astype(dtype)[()]
 
 
 def _signed(word):

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask.checks import check_number
 from fastmask.kernels import _jit
-from fastmask.ops._common import as_floats, check_shape
+from fastmask.ops._common import as_floats, check_made_by, check_shape
 from fastmask.ops.mask import check_mask, from_values
 from fastmask.ragged import Ragged
 
@@ -98,10 +99,11 @@ def layer_normalization_forward(x, gamma=None, beta=None, *, epsilon=1e-3):
     >>> layer_normalization_forward(np.array([[1.0, 3.0]]), epsilon=0.0)[0]
     array([[-1.,  1.]])
     """
+    epsilon = check_number(epsilon, "epsilon")
     x, form = _as_steps("x", x)
     gamma, beta = _scale_and_shift(gamma, beta, x)
     y, moments = np.empty_like(x), np.empty((len(x), 2), x.dtype)
-    _run("layer_forward", None, x, gamma=gamma, beta=beta, epsilon=float(epsilon), y=y, moments=moments)
+    _run("layer_forward", None, x, gamma=gamma, beta=beta, epsilon=epsilon, y=y, moments=moments)
     return form.restore(y), LayerTape(x, form, gamma, moments)
 
 
@@ -119,6 +121,7 @@ def layer_normalization_backward(tape, dy):
     With g = dy gamma: dx = (g - mean(g) - normal mean(g normal)) / sqrt(variance + epsilon). Sums over steps have one
     order whatever the number of threads.
     """
+    check_made_by("layer_normalization_forward", "tape", tape, LayerTape)
     x, form, gamma, moments = tape
     dy = _as_gradient(dy, tape)
     reached = np.flatnonzero(from_values(dy))
@@ -162,6 +165,7 @@ def unit_normalization_forward(x):
 
 def unit_normalization_backward(tape, dy):
     """dx from dy, shaped as y: (dy - y sum(dy y)) / |x|."""
+    check_made_by("unit_normalization_forward", "tape", tape, UnitTape)
     dy, dx = _as_gradient(dy, tape), np.zeros_like(tape.x)
     _run("unit_backward", np.flatnonzero(from_values(dy)), tape.x, inverse=tape.inverse, dy=dy, dx=dx)
     return tape.form.restore(dx)
@@ -211,12 +215,15 @@ def batch_normalization_forward(x, gamma=None, beta=None, *, mask=None, moments=
     """
     if mask is None:
         mask = getattr(x, "mask", None)  # what a layer returned: never lose its mask
+    epsilon = check_number(epsilon, "epsilon")
     x, form = _as_steps("x", x)
     gamma, beta = _scale_and_shift(gamma, beta, x)
     valid = None if mask is None else np.flatnonzero(check_mask(mask, form.shape[:-1]))
     if moments is None:
         mean, variance = _moments(x, valid)
     else:
+        if not isinstance(moments, (tuple, list)) or len(moments) != 2:
+            raise ValueError(f"moments: expected (mean, variance), received {moments!r}")
         mean, variance = (_as_vector(name, m, x).copy() for name, m in zip(("mean", "variance"), moments, strict=True))
     inverse = 1 / np.sqrt(variance + x.dtype.type(epsilon))
     y = np.empty_like(x)
@@ -240,6 +247,7 @@ def batch_normalization_backward(tape, dy):
     over all steps; elsewhere, and if the moments were given, without these sums. They have one order whatever the
     number of threads.
     """
+    check_made_by("batch_normalization_forward", "tape", tape, BatchTape)
     x, form, gamma, mean, _, inverse, valid, of_batch = tape
     dy = _as_gradient(dy, tape)
     reached = np.flatnonzero(from_values(dy))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.kernels import _jit
-from fastmask.ops._common import Steps, as_floats, check_shape, resolve_batch, steps_of
+from fastmask.ops._common import Steps, as_floats, check_made_by, check_shape, resolve_batch, steps_of
 from fastmask.ragged import Ragged
 
 WORK = 4  # multiply-adds that one number of x is worth to the launcher
@@ -53,6 +53,7 @@ def average_pool_forward(x, *, mask=None):
 
 def average_pool_backward(tape, dy):
     """dx from dy (B,F): dy / number of valid steps at valid steps, else 0; Ragged for Ragged."""
+    check_made_by("average_pool_forward", "tape", tape, PoolTape)
     return _spread("average_backward", tape, dy)
 
 
@@ -78,6 +79,7 @@ def max_pool_forward(x, *, mask=None):
 def max_pool_backward(tape, dy):
     """dx from dy (B,F): dy at the largest valid step, in equal shares where several are (as in TensorFlow), else 0;
     Ragged for Ragged."""
+    check_made_by("max_pool_forward", "tape", tape, PoolTape)
     return _spread("max_backward", tape, dy, x=tape.x, y=tape.y)
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.kernels import _jit
-from fastmask.ops._common import Result, Workspace, aligned, aligned_zeros, as_floats
+from fastmask.ops._common import Result, Workspace, aligned, aligned_zeros, as_floats, check_made_by
 from fastmask.ops._sequence import Sequence, check_states, given_state_gradients
+from fastmask.ops.mask import check_count
 from fastmask.ragged import Ragged
 
 CHUNKS = 16  # sums of weight gradients kept apart: the most threads that backward can use
@@ -68,6 +69,8 @@ class Packed:
     """Weights as one block of memory, in which each begins at a multiple of 64 bytes."""
 
     def __init__(self, weights):
+        if not isinstance(weights, (list, tuple)):
+            raise TypeError(f"weights: expected a list of arrays, received {type(weights).__name__}")
         weights = [as_floats("weights", w) for w in weights]
         self.dtype = weights[0].dtype if weights else None
         self.shapes, self._starts, self.size = [w.shape for w in weights], [], 0
@@ -175,11 +178,21 @@ def user_cell_forward(
     )  # fmt: skip
 
 
+def _check_cell(cell):
+    if not isinstance(cell, UserCell):
+        raise TypeError(f"cell: expected a UserCell, received {type(cell).__name__}")
+    for n in cell.states:
+        check_count(n, "state_size")
+    check_count(cell.output_size, "output_size"), check_count(cell.saved_size, "saved_size")
+
+
 def _forward(
     x, weights, cell, mask, initial_state, go_backwards, zero_output_for_mask, return_sequences, restore_order, packed,
     keep,
 ):  # fmt: skip
+    _check_cell(cell)
     packed = Packed(weights) if packed is None else packed
+    check_made_by("user_cell_pack", "packed", packed, Packed)
     sequence = Sequence(x, mask, go_backwards, zero_output_for_mask, return_sequences, restore_order, copy=keep)
     B, N, F, dtype = sequence.B, sequence.N, sequence.F, sequence.dtype
     if packed.dtype not in (None, dtype):
@@ -231,10 +244,11 @@ def user_cell_backward(tape, d_outputs, d_states=None, *, need_x=True):
     Weight gradients are summed over CHUNKS groups of rows and these in order: the bits do not depend on the number of
     threads.
     """
-    if not isinstance(tape, Tape):
-        raise TypeError(f"tape: expected the tape of user_cell_forward, received {type(tape).__name__}")
+    check_made_by("user_cell_forward", "tape", tape, Tape)
     if tape.workspace is None:
-        raise ValueError("tape: expected one that was not used yet (a tape is good for one backward)")
+        raise ValueError(
+            "tape: expected one that was not used yet (a tape is good for one backward), received a used one"
+        )
     cell, packed, sequence = tape.cell, tape.packed, tape.sequence
     B, N, F, dtype = sequence.B, sequence.N, sequence.F, sequence.dtype
     d_rows = sequence.output_gradients(d_outputs, cell.output_size)
