@@ -106,7 +106,7 @@ def drain(kernel, args, counter, blocks):
 # -- the own pool, in native code: a launch is a slot of int64 words; the caller opens and closes it, helpers enter and
 #    leave
 
-STATE, GENERATION, LIMIT, KERNEL, ARGS, COUNTER, BLOCKS, SLOT_WORDS = range(8)
+STATE, GENERATION, LIMIT, KERNEL, ARGS, COUNTER, BLOCKS, COMING, SLOT_WORDS = range(9)
 OPEN = 1 << 32  # STATE is OPEN (while the caller is inside) plus the number of helpers inside
 
 
@@ -160,15 +160,22 @@ def lead(slot, kernel, args, counter, blocks, spins):
         spins -= 1
 
 
-def serve(slot, spins):
+def serve(slot, awake, spins):
     """A helper's part: enter every launch that opens, once; return after `spins` rounds without one.
 
     Staying awake between launches matters: waking a sleeping thread takes 50-100 us, a training step has a dozen
-    launches.
+    launches. awake: address of a word that is 1 here and 0 for who must be woken. A caller says that it is COMING
+    before it looks at that word, a helper looks for who is coming after it has changed it: one of them sees the other.
     """
     seen = 0
     idle = 0
-    while idle < spins:
+    while True:
+        if idle >= spins:
+            atomic_add(awake, -1)
+            if _load_acquire(slot + 8 * COMING) == 0:
+                break
+            atomic_add(awake, 1)
+            idle = 0
         state = _load_acquire(slot)
         if state >= OPEN and get_i64(slot, GENERATION) != seen and state - OPEN < get_i64(slot, LIMIT):
             if _compare_exchange(slot, state, state + 1) != 0:

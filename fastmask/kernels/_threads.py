@@ -12,6 +12,8 @@ import time
 # In a launch's block counter: no block is begun any more, and long blocks end early (simd.py: stopped).
 STOPPED = 1 << 62
 
+_STATE, _LIMIT, _COMING, _SLOT_WORDS = 0, 2, 7, 8  # words of a launch's slot, as in _launch.py
+
 LOST = "forked by a signal handler while a kernel was running: in the child its result is lost"
 
 _void = (ctypes.c_int64 * 2)()  # where numba functions put a return value and an exception: ours have neither
@@ -37,35 +39,34 @@ class Pool:
     def __init__(self, native):
         # An RLock: Ctrl-C between acquire and try leaves it locked, and then at least this thread can go on.
         self._busy = threading.RLock()
-        self._slot = (ctypes.c_int64 * 8)()
+        self._slot = (ctypes.c_int64 * _SLOT_WORDS)()
         self._address = ctypes.addressof(self._slot)
-        self._bells, self._awake, self._native_ids = [], [], []
+        self._bells, self._awake, self._native_ids = [], [], []  # of each helper; `awake`: words that it and run set
         self._native = native
         self._lead = self._serve = self._current_cpu = self._kept_off = None
         self.forked = False  # this is the copy in a child, where the helpers are not
 
-    def _help(self, i, bell, ready):
+    def _help(self, awake, bell, ready):
         self._native_ids.append(threading.get_native_id())
         ready.release()
         while True:
             bell.acquire()
-            self._serve(RET, EXC, self._address, self.SPINS)
-            self._awake[i] = False
+            self._serve(RET, EXC, self._address, ctypes.addressof(awake), self.SPINS)
 
     def _start(self, helpers):
         if self._lead is None:
-            self._serve = self._native("serve", 2)
+            self._serve = self._native("serve", 3)
             if hasattr(os, "sched_setaffinity"):
                 self._current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
             self._lead = self._native("lead", 6)
         while len(self._bells) < helpers:
-            bell, ready = threading.Lock(), threading.Lock()
+            bell, ready, awake = threading.Lock(), threading.Lock(), ctypes.c_int64()
             bell.acquire()
             ready.acquire()
-            if not start_thread(self._help, len(self._bells), bell, ready):
+            if not start_thread(self._help, awake, bell, ready):
                 break
             ready.acquire()
-            self._awake.append(False)
+            self._awake.append(awake)
             self._bells.append(bell)
         self._kept_off = None
 
@@ -85,7 +86,7 @@ class Pool:
             alone(RET, EXC, kernel, args, counter, blocks)
             return
         try:
-            if self._slot[0]:  # called from a signal handler, while this thread waits for helpers of a launch
+            if self._slot[_STATE]:  # called from a signal handler, while this thread waits for helpers of a launch
                 alone(RET, EXC, kernel, args, counter, blocks)
                 return
             if self._lead is None or len(self._bells) < helpers:
@@ -95,11 +96,11 @@ class Pool:
                 cpu = self._current_cpu()
                 if cpu != self._kept_off:
                     self._keep_off(cpu)
-            self._slot[2] = helpers  # LIMIT
-            for i in range(helpers):
-                if not self._awake[i]:
-                    self._awake[i] = True
-                    self._bells[i].release()
+            self._slot[_LIMIT], self._slot[_COMING] = helpers, 1
+            for awake, bell in zip(self._awake[:helpers], self._bells, strict=False):
+                if not awake.value:
+                    awake.value = 1
+                    bell.release()
             try:
                 self._lead(RET, EXC, self._address, kernel, args, counter, blocks, self.SPINS)
             finally:
@@ -111,7 +112,8 @@ class Pool:
     def _wait(self):
         """Until no helper is inside. Ctrl-C must not free memory that helpers still write: it is raised afterwards."""
         interrupted = None
-        while self._slot[0]:
+        self._slot[_COMING] = 0
+        while self._slot[_STATE]:
             if self.forked:
                 raise RuntimeError(LOST)
             try:
