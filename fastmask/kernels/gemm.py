@@ -41,6 +41,8 @@ from .simd import (
     stack,
     stopped,
     store,
+    store_part,
+    transpose_part,
     unpack,
 )
 
@@ -391,6 +393,60 @@ def pack_matrices(block, args, real):
         v += width
 
 
+@kernel("weights row_stride rows gates count units out")
+def pack_gates(block, args, real):
+    """out[panel][k][gate][lane] = weights[k][gate, unit], 0 behind the last unit: right-hand sides of a cell's tile.
+    Parallel: a block is a panel.
+
+    gates (count,): columns at which the gates begin.
+    """
+    weights, row_stride, rows, gates, count, units, out = unpack(args, 7)
+    L, size = lanes(real), itemsize(real)
+    left = min(L, units - block * L)
+    out += block * rows * count * L * size
+    for k in range(rows):
+        row = weights + k * row_stride + block * L * size
+        for i in range(count):
+            store(out, load_part(real, row + get_i64(gates, i) * size, left))
+            out += L * size
+
+
+@kernel("weights row_stride rows gates count units out")
+def pack_transposed(block, args, real):
+    """The transpose of the gates of weights (rows, …), packed as a right-hand side (design c). Its rows are the units
+    of 64 bytes of the first gate, of the next gates, then the next units; rows behind the last unit are 0. Parallel: a
+    block is a panel of columns.
+    """
+    weights, row_stride, rows, gates, count, units, out = unpack(args, 7)
+    L, size = lanes(real), itemsize(real)
+    vector = L * size
+    vectors, run = (rows + L - 1) // L, PANEL_VECTORS * L
+    panels = (units + run - 1) // run
+    first, fours = 4 * block, vectors // 4
+    width = 4
+    if block >= fours:  # a panel of two, then one of one
+        first, width = 4 * fours, vectors % 4
+        if width == 3:
+            first, width = (first, 2) if block == fours else (first + 2, 1)
+    out += first * vector * panels * count * run
+    for p in range(panels):
+        for i in range(count):
+            for u in range(p * run, (p + 1) * run, L):
+                column = weights + (get_i64(gates, i) + u) * size
+                for v in range(width):
+                    k = (first + v) * L
+                    transpose_part(
+                        real,
+                        column + k * row_stride,
+                        row_stride,
+                        rows - k,
+                        min(L, units - u),
+                        out + v * vector,
+                        width * vector,
+                    )
+                out += L * width * vector
+
+
 @kernel("jobs init")
 def products(block, args, real):
     """Many products, c = init + a · weights, each with weights of its own. Parallel: a block is some rows of one.
@@ -412,27 +468,32 @@ def products(block, args, real):
         matmul(real, a_frame, init_frame, c_frame, count, weights, outer, inner, jump, vectors, columns)
 
 
-@kernel("a index a_stride depth b b_stride panel_stride v_stride vectors per_panel steps out k_step k_blocks")
+@kernel(
+    "a index a_stride depth b b_stride panel_stride v_stride vectors per_panel steps sums out out_stride columns "
+    "k_step k_blocks"
+)
 def weight_gradient(block, args, real):
-    """out[panel][k][v] = sum over n of a[index[n]][k] · b[panel][n][v]. Parallel: blocks of k_step rows of one panel.
+    """out[k][columns] = sum over n of a[index[n]][k] · b[panel][n][v]. Parallel: blocks of k_step rows of one panel.
+
+    columns: for each v of each panel the column of out where it begins, and how many of its elements there are; sums:
+    [panel][k][v], scratch.
 
     One order whatever the number of threads: chains over CHUNK steps, added up in turn. (One chain over all steps loses
     2-4 times as much accuracy at 13000 steps.)
     """
-    a, index, a_stride, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, out, k_step, k_blocks = (
-        unpack(args, 14)
-    )
+    (a, index, a_stride, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, sums, out, out_stride,
+     columns, k_step, k_blocks) = unpack(args, 17)  # fmt: skip
     L, size = lanes(real), itemsize(real)
     panel, part = block // k_blocks, block % k_blocks
     width = min(per_panel, vectors - panel * per_panel)
     k0, k1 = part * k_step, min(depth, (part + 1) * k_step)
     c_stride = per_panel * L * size
-    c = out + (panel * depth + k0) * c_stride
+    c = sums + (panel * depth + k0) * c_stride
     zero = splat(real, 0.0)
     for i in range((k1 - k0) * per_panel):
         store(c + i * L * size, zero)
     for n0 in range(0, steps, CHUNK):
-        if stopped(args, 14):
+        if stopped(args, 17):
             break
         count = min(CHUNK, steps - n0)
         k = k0
@@ -454,6 +515,11 @@ def weight_gradient(block, args, real):
                 c_stride,
             )
             k += rows
+    for v in range(width):
+        column = columns + 16 * (panel * per_panel + v)
+        at, count = out + get_i64(column, 0) * size, get_i64(column, 1)
+        for k in range(k0, k1):
+            store_part(at + k * out_stride, load(real, c + ((k - k0) * per_panel + v) * L * size), count)
 
 
 @kernel("b b_stride panel_stride v_stride per_panel steps out")

@@ -176,6 +176,24 @@ class Emitter:
         f = self._declare(f"llvm.masked.store.{self.suffix}.p0", ty)
         self.b.call(f, [self.value(x), pointer, ir.Constant(I32, self.bytes), mask])
 
+    def transpose(self, rows):
+        """`lanes` vectors as the columns of a square."""
+        rows, size = list(rows), 1
+        while size < self.lanes:  # swap blocks of `size` rows and lanes across the diagonal
+            for i in range(self.lanes):
+                if not i & size:
+                    a, b = rows[i], rows[i + size]
+                    rows[i] = self._pick(a, b, [self.lanes + j - size if j & size else j for j in range(self.lanes)])
+                    rows[i + size] = self._pick(
+                        a, b, [self.lanes + j if j & size else j + size for j in range(self.lanes)]
+                    )
+            size *= 2
+        return rows
+
+    def _pick(self, a, b, lanes):
+        index = ir.Constant(ir.VectorType(I32, self.lanes), [ir.Constant(I32, i) for i in lanes])
+        return V(self, self.b.shuffle_vector(a.v, b.v, index))
+
     def _declare(self, name, ty):
         return cgutils.get_or_insert_function(self.b.module, ty, name)
 
@@ -619,6 +637,31 @@ def store_strided(typingctx, address, stride, v, count):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, v, types.int64), codegen
+
+
+@intrinsic
+def transpose_part(typingctx, real, source, stride, rows, columns, out, out_stride):
+    """Columns of a square of `lanes` rows, `stride` bytes apart, to vectors `out_stride` bytes apart.
+
+    Elements outside the first `rows` rows and `columns` columns are 0, and their memory is not read; all vectors are
+    written.
+    """
+
+    def codegen(context, builder, sig, args):
+        def write(e, a):
+            source, stride, rows, columns, out, out_stride = a
+            b, vectors = e.b, []
+            for i in range(e.lanes):
+                count = b.select(b.icmp_signed("<", ir.Constant(I64, i), rows), columns, ir.Constant(I64, 0))
+                vectors.append(e.load_part(e.ptr(b.add(source, b.mul(stride, ir.Constant(I64, i)))), count))
+            for i, v in enumerate(e.transpose(vectors)):
+                e.store(e.ptr(b.add(out, b.mul(out_stride, ir.Constant(I64, i)))), v)
+
+        e = Emitter(builder, _real(sig.args[0]))
+        builder.call(e.function("transpose_part", [I64] * 6, ir.VoidType(), write), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 6), codegen
 
 
 @intrinsic

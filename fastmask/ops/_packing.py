@@ -43,19 +43,33 @@ def lanes(dtype):
     return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
 
 
-def _pack_gates(weights, gates, G, H):
+PACK_WORK = 16  # the work of packing an element, in multiply-adds
+
+
+def _pack_gates(weights, gates, H):
     """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
     K, L = weights.shape[0], lanes(weights.dtype)
-    P = -(-H // L)
-    blocks = weights.reshape(K, G, H)
-    out = aligned_zeros((P, K, len(gates), L), weights.dtype)
-    for i, g in enumerate(gates):
-        block = blocks[:, g]
-        whole = H // L
-        out[:whole, :, i] = block[:, : whole * L].reshape(K, whole, L).transpose(1, 0, 2)
-        if whole < P:
-            out[whole, :, i, : H - whole * L] = block[:, whole * L :]
+    out = aligned((-(-H // L), K, len(gates), L), weights.dtype)
+    _pack("pack_gates", len(out), weights, gates, H, out)
     return out
+
+
+def _transposed(weights, gates, H):
+    """(C, G*H) -> packed right-hand side (panel · gate · unit, C): what multiplies gradients of gates as they lie in
+    ws.
+    """
+    C, L, W = weights.shape[0], lanes(weights.dtype), PANEL_BYTES // weights.itemsize
+    vectors = -(-C // L)
+    out = aligned((-(-H // W) * len(gates) * W * vectors * L,), weights.dtype)
+    _pack("pack_transposed", vectors // 4 + (vectors % 4 + 1) // 2, weights, gates, H, out)
+    return out
+
+
+def _pack(kernel, blocks, weights, gates, H, out):
+    _jit.get("gemm", kernel, weights.dtype.name).run(
+        blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
+        rows=weights.shape[0], gates=np.array(gates) * H, count=len(gates), units=H, out=out,
+    )  # fmt: skip
 
 
 def pack_columns(matrix):
@@ -73,18 +87,6 @@ def pack_columns(matrix):
     return out
 
 
-def _transposed(weights, gates, G, H):
-    """(C, G*H) -> packed right-hand side (panel · gate · unit, C): what multiplies gradients of gates as they lie in
-    ws.
-    """
-    C, W = weights.shape[0], PANEL_BYTES // weights.itemsize
-    P = -(-H // W)
-    blocks = np.zeros((len(gates), P * W, C), weights.dtype)
-    for i, g in enumerate(gates):
-        blocks[i, :H] = weights[:, g * H : (g + 1) * H].T
-    return pack_columns(blocks.reshape(len(gates), P, W, C).transpose(1, 0, 2, 3).reshape(P * len(gates) * W, C))
-
-
 class Packed:
     """Weights of one layer in the order of its kernels. Forward packs are made at once, backward packs when training
     first asks for them.
@@ -97,19 +99,19 @@ class Packed:
         self._kernel, self._recurrent_kernel = kernel, recurrent_kernel
         H, pack = self.H, _pack_gates
         self.panels = -(-H // lanes(self.dtype))
-        self.wx, self.wh = pack(kernel, cell.x_gates, G, H), pack(recurrent_kernel, cell.x_gates, G, H)
+        self.wx, self.wh = pack(kernel, cell.x_gates, H), pack(recurrent_kernel, cell.x_gates, H)
         if bias is None:
             bias = np.zeros((2, G * H) if cell.recurrent_bias else (G * H,), self.dtype)
         if cell.recurrent_bias:  # z and r add both biases; the two parts of h keep their own
             both = bias[0] + bias[1]
             rows = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
-            self.bias = pack(rows[None], (0, 1, 2, 3), 4, H)
+            self.bias = pack(rows[None], (0, 1, 2, 3), H)
         else:
-            self.bias = pack(bias[None], cell.x_gates, G, H)
+            self.bias = pack(bias[None], cell.x_gates, H)
         self.wx2 = self.wh2 = self.bias2 = None
         if cell.second_gates:
-            self.wx2, self.wh2 = pack(kernel, cell.second_gates, G, H), pack(recurrent_kernel, cell.second_gates, G, H)
-            self.bias2 = pack(bias[None], cell.second_gates, G, H)
+            self.wx2, self.wh2 = pack(kernel, cell.second_gates, H), pack(recurrent_kernel, cell.second_gates, H)
+            self.bias2 = pack(bias[None], cell.second_gates, H)
         self._backward = {}
         self.plans = OrderedDict()
 
@@ -126,10 +128,9 @@ class Packed:
         return self._backward[key]
 
     def _transposed(self, weights, gates, by_gate):
-        G, H = self.cell.gates, self.H
         if not by_gate:
-            return _transposed(weights, gates, G, H)
-        each = [_transposed(weights, (g,), G, H) for g in gates]
+            return _transposed(weights, gates, self.H)
+        each = [_transposed(weights, (g,), self.H) for g in gates]
         return np.stack(each, out=aligned((len(gates), each[0].size), self.dtype))
 
 

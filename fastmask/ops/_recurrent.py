@@ -5,6 +5,8 @@ lstm.py, gru.py and simple_rnn.py are its public faces; what differs between the
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastmask.checks import empty
@@ -366,7 +368,7 @@ def _check_d_states(cell, d_states, B, H, dtype):
 
 def _gate_gradient(out, gates, a, index, ws, group):
     """out[k, gate] = sum over n of a[index[n]][k] · ws[:, n, gate], the gates' gradients from `group` of ws on."""
-    depth, _, H = out.shape
+    _, G, H = out.shape
     panels, rows, _, units = ws.shape
     jump, step, panel, _ = ws.strides
     V = units // lanes(ws.dtype)  # vectors of a panel
@@ -374,15 +376,23 @@ def _gate_gradient(out, gates, a, index, ws, group):
     for i in range(0, len(gates), at_once):
         some = gates[i : i + at_once]
         b = ws.reshape(-1)[(group + i) * units :]
+        columns = _gate_columns(some, H, units, V)
         if len(some) == 1:  # one gate: the panels of several side by side
-            packed = weight_gradient(a, index, depth, b, step, at_once * jump, jump, V * panels, 4, rows - 1)
-            packed = packed.transpose(1, 0, 2, 3).reshape(depth, 1, -1)
+            weight_gradient(out, columns, a, index, b, step, at_once * jump, jump, V * panels, 4, rows - 1)
         else:
-            n = len(some)
-            packed = weight_gradient(a, index, depth, b, step, jump, panel, V * n * panels, V * n, rows - 1)
-            packed = packed.reshape(panels, depth, n, units).transpose(1, 2, 0, 3).reshape(depth, n, panels * units)
-        for g, columns in zip(some, packed.transpose(1, 0, 2), strict=True):
-            out[:, g] = columns[:, :H]
+            n = V * len(some)
+            weight_gradient(out, columns, a, index, b, step, jump, panel, n * panels, n, rows - 1)
+
+
+@lru_cache(256)
+def _gate_columns(gates, H, units, V):
+    """(vectors, 2): the column of the kernel where a vector of gates in ws begins, and how many of its elements there
+    are. Vectors in the order panel, gate, unit.
+    """
+    first = np.arange(0, -(-H // units) * units, units // V).reshape(-1, 1, V)
+    at = np.array(gates).reshape(1, -1, 1) * H + first
+    count = np.broadcast_to(np.clip(H - first, 0, units // V), at.shape)
+    return np.stack([at, count], axis=-1).reshape(-1, 2)
 
 
 def _gradient_by_gate(out, gates, a, index, factors, row_of, ws, group):
@@ -439,16 +449,24 @@ def product(dtype, a, a_stride, outer, inner, jump, weights, columns, c, c_index
     )  # fmt: skip
 
 
-def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps):
-    """[panel][k][v][lane] = sum over n of a[index[n]][k] · b[panel][n][v]."""
-    dtype = a.dtype
+def plain_columns(K, L):
+    """Columns of `weight_gradient` for vectors side by side."""
+    first = np.arange(0, K, L)
+    return np.stack([first, np.minimum(K - first, L)], axis=-1)
+
+
+def weight_gradient(out, columns, a, index, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps):
+    """out[k, columns of v] = sum over n of a[index[n]][k] · b[panel][n][v].
+
+    out : (depth, ...) contiguous; a has the same depth, and maybe a little more
+    columns : (vectors, 2), where a vector begins in a row of out and how many of its elements there are
+    """
+    dtype, depth = a.dtype, len(out)
+    if not depth:
+        return
     L = lanes(dtype)
     panels = -(-vectors // per_panel)
-    out = aligned((panels, depth, per_panel, L), dtype)
-    if not depth:
-        return out
-    if vectors % per_panel:
-        out[-1] = 0
+    workspace = Workspace()
     parts = max(1, min(-(-8 // panels), -(-depth // (2 * _jit.TILE_ROWS))))
     k_step = -(-depth // parts)
     k_step += -k_step % _jit.TILE_ROWS
@@ -456,9 +474,10 @@ def weight_gradient(a, index, depth, b, b_stride, panel_stride, v_stride, vector
     _jit.get("gemm", "weight_gradient", dtype.name).run(
         panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize,
         depth=depth, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, vectors=vectors,
-        per_panel=per_panel, steps=steps, out=out, k_step=k_step, k_blocks=k_blocks,
+        per_panel=per_panel, steps=steps, sums=workspace.array((panels, depth, per_panel, L), dtype), out=out,
+        out_stride=out.strides[0], columns=columns, k_step=k_step, k_blocks=k_blocks,
     )  # fmt: skip
-    return out
+    workspace.release()
 
 
 def column_sums(b, b_stride, panel_stride, v_stride, panels, per_panel, steps):

@@ -25,7 +25,7 @@ from fastmask.ops._common import (
 )
 from fastmask.ops._packing import PANEL_BYTES, lanes
 from fastmask.ops._products import run_products
-from fastmask.ops._recurrent import column_sums, weight_gradient
+from fastmask.ops._recurrent import column_sums, plain_columns, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ops.gemm import PackedDense, check_packed
 from fastmask.ops.mask import check_count, check_mask
@@ -197,7 +197,7 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
     """
     check_made_by("conv1d_forward", "tape", tape, Conv1DTape)
     windows, steps, line, kernel, z, y = tape.windows, tape.steps, tape.line, tape.kernel, tape.z, tape.y
-    dtype, (K, F, C) = line.dtype, kernel.shape
+    dtype, (K, _, C) = line.dtype, kernel.shape
     dz = tape.flat("dy", dy)
     if not from_logits and tape.activation not in (None, "linear"):
         dz = activation_backward(z, y, dz, tape.activation)
@@ -218,11 +218,10 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
     at = windows.line_base[row] + t * windows.strides
     d_kernel = np.empty_like(kernel)
     for k in range(K):
-        packed = weight_gradient(
-            line, at + k * windows.dilation_rate, F, padded, stride, 4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4,
-            len(at),
+        weight_gradient(
+            d_kernel[k], plain_columns(C, L), line, at + k * windows.dilation_rate, padded, stride,
+            4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4, len(at),
         )  # fmt: skip
-        d_kernel[k] = packed.transpose(1, 0, 2, 3).reshape(F, len(packed) * 4 * L)[:, :C]
     dx = _input_gradient(tape, dz) if need_x else None
     return Conv1DGradients(dx, d_kernel, d_bias)
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastmask.checks import empty
 from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_made_by, check_shape
 from fastmask.ops._packing import PANEL_BYTES, lanes, pack_columns
-from fastmask.ops._recurrent import column_sums, product, weight_gradient
+from fastmask.ops._recurrent import column_sums, plain_columns, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ragged import Ragged
 
@@ -160,8 +160,20 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
         product(dtype, padded, step, 1, K, 0, pack_columns(np.ascontiguousarray(tape.kernel.T)), F, dx, None, rows)
         dx = dx.reshape(tape.shape[:-1] + (F,)) if tape.offsets is None else Ragged._checked(dx, tape.offsets)
     index = np.arange(rows)
-    packed = weight_gradient(tape.x, index, F, padded, step, 4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4, rows)
-    d_kernel = np.ascontiguousarray(packed.transpose(1, 0, 2, 3).reshape(F, -1)[:, :K])
+    d_kernel = np.empty((F, K), dtype)
+    weight_gradient(
+        d_kernel,
+        plain_columns(K, L),
+        tape.x,
+        index,
+        padded,
+        step,
+        4 * L * dtype.itemsize,
+        PANEL_BYTES,
+        vectors,
+        4,
+        rows,
+    )
     d_bias = None
     if tape.has_bias:
         d_bias = column_sums(padded, step, PANEL_BYTES, 0, vectors, 1, rows).reshape(-1)[:K].copy()
