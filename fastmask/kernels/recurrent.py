@@ -11,6 +11,8 @@ Design
   Those kernels (`gates` > 0) come from the same factories and equations, and are compiled only when asked for.
 """
 
+from numba.extending import register_jitable
+
 from ._jit import kernel
 from .cell import C_IN, C_OUT, CARRY, DH, DRH, H_GATES, H_IN, H_OUT, RH, SLOTS, WS, X, Z
 from .gemm import MAX_ROWS, matmul, matmul_scaled
@@ -31,6 +33,14 @@ from .simd import (
     store_part,
     unpack,
 )
+
+
+@register_jitable
+def rows_of_a_tile(active):
+    """Rows in tiles of nearly equal height: a tile of one or two rows waits for its weights."""
+    tiles = (active + MAX_ROWS - 1) // MAX_ROWS
+    return (active + tiles - 1) // tiles
+
 
 FORWARD_ARGUMENTS = (
     "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
@@ -156,14 +166,15 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                             store(dropped + at, load(real, h_in + at) * load(real, f + at))
                     put_i64(frame, X * SLOTS + s, x_rows)
                     put_i64(frame, H_GATES * SLOTS + s, h_rows)
+            tile_rows = rows_of_a_tile(active)
             # panels outside, row tiles inside: a panel's weights are read once from far and again from near
             width = panels if active <= MAX_ROWS else tile_panels
             for p in range(0, panels, width):
-                for s in range(0, active, MAX_ROWS):
+                for s in range(0, active, tile_rows):
                     tile(
                         real,
                         frame + 8 * s,
-                        min(MAX_ROWS, active - s),
+                        min(tile_rows, active - s),
                         p,
                         min(p + width, panels),
                         wx,
@@ -184,11 +195,11 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                             at = j * L * size
                             store(rh + at, load(real, rh + at) * load(real, f + at))
                 for p in range(0, panels, width):
-                    for s in range(0, active, MAX_ROWS):
+                    for s in range(0, active, tile_rows):
                         tile2(
                             real,
                             frame + 8 * s,
-                            min(MAX_ROWS, active - s),
+                            min(tile_rows, active - s),
                             p,
                             min(p + width, panels),
                             wx2,
@@ -389,8 +400,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     if not has_cell_state:
                         d = d + load(real, buffer + state + at)
                     store(buffer + at, d)
-            for s in range(0, active, MAX_ROWS):
-                dh, count = frame + 8 * (DH * SLOTS + s), min(MAX_ROWS, active - s)
+            tile_rows = rows_of_a_tile(active)
+            for s in range(0, active, tile_rows):
+                dh, count = frame + 8 * (DH * SLOTS + s), min(tile_rows, active - s)
                 if gates:
                     for g in range(h_gates):
                         at = 8 * (g * SLOTS + s)
@@ -405,9 +417,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     drh = get_i64(frame, DRH * SLOTS + s)
                     for j in range(panels):
                         store(drh + j * L * size, zero)
-                for s in range(0, active, MAX_ROWS):
+                for s in range(0, active, tile_rows):
                     a, drh = frame + 8 * (WS * SLOTS + s), frame + 8 * (DRH * SLOTS + s)
-                    count = min(MAX_ROWS, active - s)
+                    count = min(tile_rows, active - s)
                     if gates:
                         f = f_frame + 8 * (h_gates * SLOTS + s)
                         matmul_scaled(real, a, drh, f, count, ut2, ws_panels, units, ws_jump, panels)

@@ -55,8 +55,12 @@ def _states(cell, initial_state, B, H, dtype):
 def _workers(B, work):
     """How many workers share the rows, and how many rows each has in flight."""
     workers = max(1, min(_jit.get_num_threads(), B)) if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
-    slots = min(24, max(6, 6 * (B // (24 * workers))), -(-B // workers))
-    return workers, max(1, slots)
+    rows = max(1, -(-B // workers))
+    # Most rows in flight: a step reads all weights for them. But few of few rows, lest the last rows of all be alone;
+    # and a number by which the rows divide well, lest one worker end with some and the others with none.
+    many = 4 if rows >= 48 else 1
+    slots = min((6 * many, 5 * many, 4 * many), key=lambda s: -(-rows // s) * s)
+    return workers, min(slots, rows)
 
 
 class Tape:
