@@ -2,12 +2,25 @@
 `_jit.py`.
 """
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from .simd import I32, I64, PTR, atomic_add, get_i64, put_i64
+from .simd import (
+    I32,
+    I64,
+    PTR,
+    atomic_add,
+    compare_exchange,
+    declare,
+    get_i64,
+    is_arm,
+    is_x86,
+    load_acquire,
+    pause,
+    put_i64,
+)
 
 # A compiled kernel is int32 f(void **ret, void **exc, int64 block, int64 args, void *real); ret, exc and real are never
 # used.
@@ -36,18 +49,6 @@ def _call_drain(typingctx, drain, kernel, args, counter, blocks):
     return types.void(*[types.int64] * 5), codegen
 
 
-def _declare(builder, name, result, arguments):
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
-
-
-def _is_arm():
-    return binding.get_default_triple().startswith(("aarch64", "arm64"))
-
-
-def _is_x86():
-    return binding.get_default_triple().startswith(("x86_64", "i686", "i386", "amd64"))
-
-
 @intrinsic
 def _flush_denormals(typingctx):
     """Turn denormals into zeros on this thread; returns the former mode. Denormals made decaying states 4 to 67 times
@@ -55,19 +56,19 @@ def _flush_denormals(typingctx):
     """
 
     def codegen(context, builder, sig, args):
-        if _is_x86():
+        if is_x86():
             slot = cgutils.alloca_once(builder, I32)
-            ldmxcsr = _declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR])
-            builder.call(_declare(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [PTR]), [slot])
+            ldmxcsr = declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR])
+            builder.call(declare(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [PTR]), [slot])
             old = builder.load(slot, typ=I32)
             builder.store(builder.or_(old, ir.Constant(I32, 0x8040)), slot)  # FTZ | DAZ
             builder.call(ldmxcsr, [slot])
             return builder.zext(old, I64)
-        if _is_arm():
-            old = builder.call(_declare(builder, "llvm.aarch64.get.fpcr", I64, []), [])
+        if is_arm():
+            old = builder.call(declare(builder, "llvm.aarch64.get.fpcr", I64, []), [])
             # FZ
             builder.call(
-                _declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]),
+                declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]),
                 [builder.or_(old, ir.Constant(I64, 1 << 24))],
             )
             return old
@@ -79,11 +80,11 @@ def _flush_denormals(typingctx):
 @intrinsic
 def _restore_denormals(typingctx, mode):
     def codegen(context, builder, sig, args):
-        if _is_x86():
+        if is_x86():
             slot = cgutils.alloca_once_value(builder, builder.trunc(args[0], I32))
-            builder.call(_declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR]), [slot])
-        elif _is_arm():
-            builder.call(_declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [args[0]])
+            builder.call(declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [PTR]), [slot])
+        elif is_arm():
+            builder.call(declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [args[0]])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
@@ -110,39 +111,6 @@ STATE, GENERATION, LIMIT, KERNEL, ARGS, COUNTER, BLOCKS, COMING, SLOT_WORDS = ra
 OPEN = 1 << 32  # STATE is OPEN (while the caller is inside) plus the number of helpers inside
 
 
-@intrinsic
-def _load_acquire(typingctx, address):
-    def codegen(context, builder, sig, a):
-        return builder.load_atomic(builder.inttoptr(a[0], I64.as_pointer()), "acquire", 8, typ=I64)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def _compare_exchange(typingctx, address, old, new):
-    """Whether the word at address was `old` and is now `new`."""
-
-    def codegen(context, builder, sig, a):
-        out = builder.cmpxchg(builder.inttoptr(a[0], I64.as_pointer()), a[1], a[2], "acq_rel", "monotonic")
-        return builder.zext(builder.extract_value(out, 1), I64)
-
-    return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def _pause(typingctx):
-    """A short rest for the other hardware thread of the core."""
-
-    def codegen(context, builder, sig, a):
-        if _is_x86():
-            builder.call(_declare(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
-        elif _is_arm():
-            builder.call(_declare(builder, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])  # yield
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 def lead(slot, kernel, args, counter, blocks, spins):
     """The caller's part of a launch: open the slot, work, close it, wait a little for helpers that are still inside
     (STATE is 0 if none is).
@@ -155,8 +123,8 @@ def lead(slot, kernel, args, counter, blocks, spins):
     atomic_add(slot, OPEN)
     drain(kernel, args, counter, blocks)
     atomic_add(slot, -OPEN)
-    while spins > 0 and _load_acquire(slot) != 0:
-        _pause()
+    while spins > 0 and load_acquire(slot) != 0:
+        pause()
         spins -= 1
 
 
@@ -172,19 +140,19 @@ def serve(slot, awake, spins):
     while True:
         if idle >= spins:
             atomic_add(awake, -1)
-            if _load_acquire(slot + 8 * COMING) == 0:
+            if load_acquire(slot + 8 * COMING) == 0:
                 break
             atomic_add(awake, 1)
             idle = 0
-        state = _load_acquire(slot)
+        state = load_acquire(slot)
         if state >= OPEN and get_i64(slot, GENERATION) != seen and state - OPEN < get_i64(slot, LIMIT):
-            if _compare_exchange(slot, state, state + 1) != 0:
+            if compare_exchange(slot, state, state + 1) != 0:
                 seen = get_i64(slot, GENERATION)
                 drain(get_i64(slot, KERNEL), get_i64(slot, ARGS), get_i64(slot, COUNTER), get_i64(slot, BLOCKS))
                 atomic_add(slot, -1)
                 idle = 0
         else:
-            _pause()
+            pause()
             idle += 1
 
 

@@ -10,6 +10,11 @@ A cell gives the shape of its tile and a `finish` that reads like its equations;
         acc[r][h_columns[i]] += h[r][k] * wh[p][k][i]      k < H
         finish(acc[r]) -> new state, saved gates
 
+The part of x may be computed before (several steps of a row at once, where few rows would wait for the weights):
+
+    H = 0               the tile ends here: acc[r] goes to Z[r][p][a], in whole vectors
+    F = -1              acc[r] begins with X[r][p][a] instead of the bias, and the part of x is over
+
 With dropout each gate has an x and an h of its own: then x[r] and h[r] are x[r][i] and h[r][i] above, rows of whole
 vectors one behind the other.
 """
@@ -99,10 +104,13 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped
             frame, p0, p1, wx, wh, bias, F, H, ws_jump, act, ract = a
             frame, wx, wh, bias = (b.inttoptr(v, PTR) for v in (frame, wx, wh, bias))
 
+            def addresses(field):
+                at = [b.gep(frame, [ir.Constant(I64, field * SLOTS + r)], source_etype=I64) for r in range(rows)]
+                return [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
+
             def rows_of(field, count, columns, first):
                 """For each row a list of pointers: one for all columns, or one for each."""
-                at = [b.gep(frame, [ir.Constant(I64, field * SLOTS + r)], source_etype=I64) for r in range(rows)]
-                at = [b.inttoptr(b.load(p, typ=I64, align=8), PTR) for p in at]
+                at = addresses(field)
                 if not dropped:
                     return [[p] for p in at]
                 whole = b.and_(b.add(count, ir.Constant(I64, e.lanes - 1)), ir.Constant(I64, -e.lanes))
@@ -114,15 +122,24 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped
                 b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
             )
 
+            begun = b.icmp_signed("<", F, ir.Constant(I64, 0))
+            x_count = b.select(begun, ir.Constant(I64, 0), F)
+            only_x = b.icmp_signed("==", H, ir.Constant(I64, 0))
+
             def panels(p, many):
                 unroll = 4 if rows * many * accumulators <= 8 else (2 if rows * many * accumulators <= 16 else 1)
-                bias_p = e.at(bias, b.mul(p, ir.Constant(I64, accumulators * e.lanes)))
-                acc = [[e.load(bias_p, i) for i in range(many * accumulators)] for _ in range(rows)]
-                for base, count, left, columns in ((wx, F, xs, x_columns), (wh, H, hs, h_columns)):
+                in_panels = b.mul(p, ir.Constant(I64, accumulators * e.lanes))
+                begin = [bias if dropped else b.select(begun, x[0], bias) for x in xs]
+                acc = [[e.load(e.at(at, in_panels), i) for i in range(many * accumulators)] for at in begin]
+                for base, count, left, columns in ((wx, x_count, xs, x_columns), (wh, H, hs, h_columns)):
                     size = b.mul(count, ir.Constant(I64, len(columns) * e.lanes))
                     weights = [e.at(base, b.mul(b.add(p, ir.Constant(I64, i)), size)) for i in range(many)]
                     acc = emit_chain(e, acc, left, weights, count, columns, unroll)
-                with b.if_else(fast) as (yes, no):
+                with b.if_then(only_x):
+                    for row, z in zip(acc, addresses(Z), strict=True):
+                        for i, v in enumerate(row):
+                            e.store(e.at(z, in_panels), v, i)
+                with b.if_then(b.not_(only_x)), b.if_else(fast) as (yes, no):
                     for branch, quick in ((yes, True), (no, False)):
                         with branch:
                             f_act = e.tanh if quick else (lambda v: emit_value(e, v, act))
@@ -170,7 +187,9 @@ def cell_tile(name, accumulators, x_columns, h_columns, h_field, finish, dropped
         return types.void(real, *[types.int64] * 12), codegen
 
     tile.__name__ = name
-    return intrinsic(tile)
+    made = intrinsic(tile)
+    made.accumulators = accumulators
+    return made
 
 
 class Gate:
@@ -196,7 +215,8 @@ class Gate:
 
 
 def cell_backward(name, write):
-    """Intrinsic step(real, frame, panels, H, ws_jump, act, ract): gradients of the gates of one row and step.
+    """Intrinsic step(real, frame, p0, p1, H, ws_jump, act, ract): gradients of the gates of one row and step, panels
+    p0 <= p < p1.
 
     write(e, step, act, ract, fast): reads kept gates and the gradient of the output, writes the gates' gradients over
     them; act and ract are `Gate`s.
@@ -204,7 +224,7 @@ def cell_backward(name, write):
 
     def body(e, a):
         b = e.b
-        frame, panels, H, ws_jump, act, ract = a
+        frame, p0, p1, H, ws_jump, act, ract = a
         frame = b.inttoptr(frame, PTR)
         fast = b.and_(
             b.icmp_signed("==", act, ir.Constant(I64, TANH)), b.icmp_signed("==", ract, ir.Constant(I64, SIGMOID))
@@ -213,7 +233,8 @@ def cell_backward(name, write):
             for branch, quick in ((yes, True), (no, False)):
                 with branch:
 
-                    def panel(p, carried, quick=quick):
+                    def panel(i, carried, quick=quick):
+                        p = b.add(p0, i)
                         # Lanes behind the last unit: their states follow activations of 0 and may overflow, and
                         # NaN times a weight of 0 is NaN; their gradients must be 0.
                         units = e.lane_mask(b.sub(H, b.mul(p, ir.Constant(I64, e.lanes))))
@@ -222,15 +243,15 @@ def cell_backward(name, write):
                         write(e, step, Gate(e, act, "tanh", quick), Gate(e, ract, "sigmoid", quick), quick)
                         return []
 
-                    e.loop(panels, [], panel)
+                    e.loop(b.sub(p1, p0), [], panel)
 
-    def step(typingctx, real, frame, panels, H, ws_jump, act, ract):
+    def step(typingctx, real, frame, p0, p1, H, ws_jump, act, ract):
         def codegen(context, builder, sig, args):
             e = Emitter(builder, _real(sig.args[0]))
-            builder.call(e.function(name, [I64] * 6, ir.VoidType(), body), args[1:])
+            builder.call(e.function(name, [I64] * 7, ir.VoidType(), body), args[1:])
             return context.get_dummy_value()
 
-        return types.void(real, *[types.int64] * 6), codegen
+        return types.void(real, *[types.int64] * 7), codegen
 
     step.__name__ = name
     return intrinsic(step)

@@ -7,6 +7,11 @@ Design
   although lengths differ, and threads finish together. No row's result depends on its neighbours or on who computes it:
   that is what keeps the bits equal for any batch, padding and number of threads.
 
+  Few rows wait for weights. Then the part of x is taken for several steps of a row at once (`ahead`); and if there are
+  fewer rows than threads, `parts` blocks walk through the same rows, each step shared by panels: a block takes its own
+  part, then those that nobody has begun, then waits for what others have begun. So a block that comes late, or never,
+  is not missed.
+
   Dropout inside the cell: every gate meets an x and an h of its own, the common one times factors of that row and gate.
   Those kernels (`gates` > 0) come from the same factories and equations, and are compiled only when asked for.
 """
@@ -20,11 +25,14 @@ from .simd import (
     PANEL_BYTES,
     PANEL_VECTORS,
     atomic_add,
+    compare_exchange,
     get_i64,
     itemsize,
     lanes,
     load,
+    load_acquire,
     load_part,
+    pause,
     put_i64,
     splat,
     stack,
@@ -42,10 +50,46 @@ def rows_of_a_tile(active):
     return (active + tiles - 1) // tiles
 
 
+# Words of `sync`, on cache lines of their own: parts done so far; whether all is over; for each part and, last, for the
+# dealing out of rows, the next step that nobody has begun.
+SYNC_WORDS = 8
+
+
+@register_jitable
+def take(sync, part, step):
+    """Whether this part of the step is the caller's to do; always where nothing is shared."""
+    return sync == 0 or compare_exchange(sync + 64 * (2 + part), step, step + 1) != 0
+
+
+@register_jitable
+def done(sync):
+    if sync != 0:
+        atomic_add(sync, 1)
+
+
+@register_jitable
+def wait(sync, parts_done):
+    if sync != 0:
+        while load_acquire(sync) < parts_done:
+            pause()
+
+
+@register_jitable
+def over(sync):
+    """Whether another block has come to the end."""
+    return sync != 0 and load_acquire(sync + 64) != 0
+
+
+@register_jitable
+def set_over(sync):
+    if sync != 0:
+        atomic_add(sync + 64, 1)
+
+
 FORWARD_ARGUMENTS = (
     "order rows first src dst base backwards slots workers queue x x_stride F H panels steps h0 c0 "
     "outputs last final_h final_c zero_masked x_kept hs cs ws ws_jump scratch wx wh bias wx2 wh2 bias2 act ract "
-    "x_factors h_factors"
+    "x_factors h_factors ahead parts sync"
 )
 
 
@@ -58,15 +102,20 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
     Arguments: see FORWARD_ARGUMENTS. x rows of x_stride bytes; x_kept, hs, cs, ws: what training keeps (0 in
     inference): a copy of x, states of step n at row n, initial states of row b at row steps + b, gates at ws + panel *
     ws_jump + n * (gates of one panel, 64 bytes of each). scratch: states of the slots of every block, and behind each
-    slot's its dropped rows. x_factors, h_factors: with dropout, (B,gates,F) and (B,gates,H) in whole vectors.
+    slot's its dropped rows or, with `ahead`, the part of x of some steps. parts, sync: 1 and 0, or as the design says;
+    then there are no more rows than slots. x_factors, h_factors: with dropout, (B,gates,F) and (B,gates,H) in whole
+    vectors.
     """
     h_gates = gates - 1 if gates and two_passes else gates
+    accumulators = tile.accumulators
+    accumulators2 = tile2.accumulators if two_passes else 0
 
     @kernel(FORWARD_ARGUMENTS)
     def forward(block, args, real):
         (order, rows, first, src, dst, base, backwards, slots, workers, queue, x, x_stride, F, H, panels, steps, h0, c0,
          outputs, last, final_h, final_c, zero_masked, x_kept, hs, cs, ws, ws_jump, scratch,
-         wx, wh, bias, wx2, wh2, bias2, act, ract, x_factors, h_factors) = unpack(args, 39)  # fmt: skip
+         wx, wh, bias, wx2, wh2, bias2, act, ract, x_factors, h_factors, ahead, parts, sync,
+        ) = unpack(args, 42)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size  # bytes of a padded state row
         x_row = (F + L - 1) // L * L * size  # and of a padded row of x
@@ -75,25 +124,38 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
         zero = splat(real, 0.0)
         frame = stack(432)  # 9 fields x SLOTS
         slot_row, slot_k, slot_len, slot_buffer = stack(48), stack(48), stack(48), stack(48)
-        slot_bytes = 5 * state + gates * x_row + h_gates * state
-        scratch += block * slots * slot_bytes
+        z_row = (accumulators + accumulators2) * state  # bytes of the part of x of a step
+        slot_bytes = 5 * state + gates * x_row + h_gates * state + (MAX_ROWS * z_row if ahead else 0)
+        x_frame = stack(432)
+        tick, finished = 0, 0
+        shared = parts > 1
+        if not shared:
+            scratch += block * slots * slot_bytes
         for s in range(slots):
             put_i64(slot_buffer, s, scratch + s * slot_bytes)
         active, dealt, open_ = 0, 0, True
         while True:
+            mine = not shared or (tick == 0 and take(sync, parts, 0))
             while open_ and active < slots:
                 if dealt < slots:
-                    i = block + dealt * workers
+                    i = dealt if shared else block + dealt * workers
                     dealt += 1
                 else:
-                    i = atomic_add(queue, 1)
+                    i = rows if shared else atomic_add(queue, 1)
                 if i >= rows:
                     if dealt >= slots:
                         open_ = False
                     continue
                 b = get_i64(order, i)
                 length = get_i64(first, b + 1) - get_i64(first, b)
+                if length > 0:
+                    put_i64(slot_row, active, b)
+                    put_i64(slot_k, active, 0)
+                    put_i64(slot_len, active, length)
                 buffer = get_i64(slot_buffer, active)
+                active += length > 0
+                if not mine:
+                    continue
                 h_in = hs + (steps + b) * state if hs != 0 else buffer
                 c_in = cs + (steps + b) * state if hs != 0 else buffer + 2 * state
                 for j in range(panels):
@@ -103,10 +165,6 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     if has_cell_state:
                         store(c_in + at, load_part(real, c0 + b * row_bytes + at, left) if c0 != 0 else zero)
                 if length > 0:
-                    put_i64(slot_row, active, b)
-                    put_i64(slot_k, active, 0)
-                    put_i64(slot_len, active, length)
-                    active += 1
                     continue
                 # a row without a valid step: states as they came, outputs zero
                 for j in range(panels):
@@ -120,7 +178,12 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     if outputs != 0:
                         for p in range(get_i64(base, b), get_i64(base, b + 1)):
                             store_part(outputs + p * row_bytes + at, zero, left)
-            if active == 0 or stopped(args, 39):
+            if shared and tick == 0:
+                if mine:
+                    done(sync)
+                finished += 1
+                wait(sync, finished)
+            if active == 0 or stopped(args, 42) or (block > 0 and over(sync)):
                 break
 
             # one step of every active row
@@ -137,11 +200,12 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     put_i64(frame, C_OUT * SLOTS + s, cs + n * state)
                     put_i64(frame, WS * SLOTS + s, ws + n * ws_step)
                     p, q = get_i64(frame, X * SLOTS + s), x_kept + n * x_stride
-                    for j in range(0, F - L + 1, L):
-                        store(q + j * size, load(real, p + j * size))
-                    if F % L:
-                        at = (F - F % L) * size
-                        store_part(q + at, load_part(real, p + at, F % L), F % L)
+                    if block == 0 or not shared:
+                        for j in range(0, F - L + 1, L):
+                            store(q + j * size, load(real, p + j * size))
+                        if F % L:
+                            at = (F - F % L) * size
+                            store_part(q + at, load_part(real, p + at, F % L), F % L)
                 else:
                     put_i64(frame, H_IN * SLOTS + s, buffer + (k & 1) * state)
                     put_i64(frame, H_OUT * SLOTS + s, buffer + (1 - (k & 1)) * state)
@@ -167,66 +231,75 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                     put_i64(frame, X * SLOTS + s, x_rows)
                     put_i64(frame, H_GATES * SLOTS + s, h_rows)
             tile_rows = rows_of_a_tile(active)
-            # panels outside, row tiles inside: a panel's weights are read once from far and again from near
-            width = panels if active <= MAX_ROWS else tile_panels
-            for p in range(0, panels, width):
-                for s in range(0, active, tile_rows):
-                    tile(
-                        real,
-                        frame + 8 * s,
-                        min(tile_rows, active - s),
-                        p,
-                        min(p + width, panels),
-                        wx,
-                        wh,
-                        bias,
-                        F,
-                        H,
-                        ws_jump,
-                        act,
-                        ract,
-                    )
-            if two_passes:
-                if gates:
+            x_count = F
+            if ahead:
+                x_count = -1
+            for turn in range(parts):
+                part = (block + turn) % parts
+                if shared and not take(sync, part, tick):
+                    continue
+                p0, p1 = part * panels // parts, (part + 1) * panels // parts
+                if ahead:
                     for s in range(active):
-                        rh = get_i64(frame, RH * SLOTS + s)
-                        f = h_factors + (get_i64(slot_row, s) * gates + h_gates) * state
-                        for j in range(panels):
-                            at = j * L * size
-                            store(rh + at, load(real, rh + at) * load(real, f + at))
-                for p in range(0, panels, width):
+                        k = get_i64(slot_k, s)
+                        z = get_i64(slot_buffer, s) + 5 * state
+                        if k % MAX_ROWS == 0:
+                            n = get_i64(first, get_i64(slot_row, s)) + k
+                            count = min(MAX_ROWS, get_i64(slot_len, s) - k)
+                            for i in range(count):
+                                put_i64(x_frame, X * SLOTS + i, x + get_i64(src, n + i) * x_stride)
+                                put_i64(x_frame, Z * SLOTS + i, z + i * z_row)
+                            tile(real, x_frame, count, p0, p1, wx, wh, bias, F, 0, ws_jump, act, ract)
+                            if two_passes:
+                                for i in range(count):
+                                    put_i64(x_frame, Z * SLOTS + i, z + i * z_row + accumulators * state)
+                                tile2(real, x_frame, count, p0, p1, wx2, wh2, bias2, F, 0, ws_jump, act, ract)
+                        put_i64(frame, X * SLOTS + s, z + k % MAX_ROWS * z_row)
+                # panels outside, row tiles inside: a panel's weights are read once from far and again from near
+                width = panels if active <= MAX_ROWS else tile_panels
+                for p in range(p0, p1, width):
                     for s in range(0, active, tile_rows):
-                        tile2(
-                            real,
-                            frame + 8 * s,
-                            min(tile_rows, active - s),
-                            p,
-                            min(p + width, panels),
-                            wx2,
-                            wh2,
-                            bias2,
-                            F,
-                            H,
-                            ws_jump,
-                            act,
-                            ract,
-                        )
+                        q, count = min(p + width, p1), min(tile_rows, active - s)
+                        tile(real, frame + 8 * s, count, p, q, wx, wh, bias, x_count, H, ws_jump, act, ract)
+                if two_passes:
+                    if gates:
+                        for s in range(active):
+                            rh = get_i64(frame, RH * SLOTS + s)
+                            f = h_factors + (get_i64(slot_row, s) * gates + h_gates) * state
+                            for j in range(panels):
+                                at = j * L * size
+                                store(rh + at, load(real, rh + at) * load(real, f + at))
+                    if ahead:
+                        for s in range(active):
+                            put_i64(frame, X * SLOTS + s, get_i64(frame, X * SLOTS + s) + accumulators * state)
+                    for p in range(0, panels, width):
+                        for s in range(0, active, tile_rows):
+                            q, count = min(p + width, panels), min(tile_rows, active - s)
+                            tile2(real, frame + 8 * s, count, p, q, wx2, wh2, bias2, x_count, H, ws_jump, act, ract)
+                if outputs != 0:
+                    for s in range(active):
+                        n = get_i64(first, get_i64(slot_row, s)) + get_i64(slot_k, s)
+                        h, out = get_i64(frame, H_OUT * SLOTS + s), outputs + get_i64(dst, n) * row_bytes
+                        for j in range(p0, min(p1, panels - 1)):
+                            store(out + j * L * size, load(real, h + j * L * size))
+                        if p1 == panels:
+                            at = (panels - 1) * L * size
+                            store_part(out + at, load(real, h + at), H - (panels - 1) * L)
+                done(sync)
+            tick += 1
+            finished += parts
+            wait(sync, finished)
 
             s = active - 1
             while s >= 0:
                 b, k, length = get_i64(slot_row, s), get_i64(slot_k, s), get_i64(slot_len, s)
                 n = get_i64(first, b) + k
                 h = get_i64(frame, H_OUT * SLOTS + s)
-                if outputs != 0:
-                    out = outputs + get_i64(dst, n) * row_bytes
-                    for j in range(panels - 1):
-                        store(out + j * L * size, load(real, h + j * L * size))
-                    at = (panels - 1) * L * size
-                    store_part(out + at, load(real, h + at), H - (panels - 1) * L)
                 put_i64(slot_k, s, k + 1)
                 if k + 1 == length:
                     c = get_i64(frame, C_OUT * SLOTS + s)
-                    for j in range(panels):
+                    ends = panels if block == 0 or not shared else 0
+                    for j in range(ends):
                         left = min(L, H - j * L)
                         at = j * L * size
                         store_part(final_h + b * row_bytes + at, load(real, h + at), left)
@@ -235,7 +308,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                         if last != 0:
                             store_part(last + b * row_bytes + at, load(real, h + at), left)
                     start, end = get_i64(base, b), get_i64(base, b + 1)
-                    if outputs != 0 and length < end - start:
+                    if outputs != 0 and length < end - start and ends > 0:
                         # masked positions: zeros, or the output before them in the order of the steps
                         step = -1 if backwards else 1
                         p = end - 1 if backwards else start
@@ -264,6 +337,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                         put_i64(slot_buffer, s, get_i64(slot_buffer, active))
                         put_i64(slot_buffer, active, buffer)
                 s -= 1
+        set_over(sync)
 
     return forward
 
@@ -271,7 +345,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
 BACKWARD_ARGUMENTS = (
     "order rows first dst base backwards slots workers queue H panels steps "
     "d_outputs d_last d_final_h d_final_c zero_masked hs cs ws ws_jump scratch "
-    "ut ut_skip ut_inner ut2 d_h0 d_c0 act ract h_factors"
+    "ut ut_skip ut_inner ut2 d_h0 d_c0 act ract h_factors parts sync"
 )
 
 
@@ -290,7 +364,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
     def backward(block, args, real):
         (order, rows, first, dst, base, backwards, slots, workers, queue, H, panels, steps,
          d_outputs, d_last, d_final_h, d_final_c, zero_masked, hs, cs, ws, ws_jump, scratch,
-         ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract, h_factors) = unpack(args, 31)  # fmt: skip
+         ut, ut_skip, ut_inner, ut2, d_h0, d_c0, act, ract, h_factors, parts, sync) = unpack(args, 33)  # fmt: skip
         L, size = lanes(real), itemsize(real)
         state = panels * L * size
         row_bytes = H * size
@@ -301,17 +375,22 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
         frame = stack(432)
         a_frame, f_frame, c_frame = stack(192), stack(192), stack(48)  # up to 4 gates x SLOTS
         slot_row, slot_k, slot_buffer = stack(48), stack(48), stack(48)
-        scratch += block * slots * 3 * state
+        tick, finished = 0, 0
+        shared = parts > 1
+        fours = (panels + 3) // 4  # the columns of U^T lie in panels of four
+        if not shared:
+            scratch += block * slots * 3 * state
         for s in range(slots):
             put_i64(slot_buffer, s, scratch + s * 3 * state)
         active, dealt, open_ = 0, 0, True
         while True:
+            mine = not shared or (tick == 0 and take(sync, parts, 0))
             while open_ and active < slots:
                 if dealt < slots:
-                    i = block + dealt * workers
+                    i = dealt if shared else block + dealt * workers
                     dealt += 1
                 else:
-                    i = atomic_add(queue, 1)
+                    i = rows if shared else atomic_add(queue, 1)
                 if i >= rows:
                     if dealt >= slots:
                         open_ = False
@@ -321,7 +400,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                 if length > 0:
                     # carry starts as the gradient of the last state
                     carry = get_i64(slot_buffer, active) + state
-                    for j in range(panels):
+                    for j in range(panels if mine else 0):
                         left = min(L, H - j * L)
                         at = j * L * size
                         if has_cell_state:
@@ -335,7 +414,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     put_i64(slot_k, active, length - 1)
                     active += 1
                     continue
-                for j in range(panels):
+                for j in range(panels if mine else 0):
                     left = min(L, H - j * L)
                     at = j * L * size
                     if d_h0 != 0:
@@ -350,7 +429,12 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                             load_part(real, d_final_c + b * row_bytes + at, left) if d_final_c != 0 else zero,
                             left,
                         )
-            if active == 0 or stopped(args, 31):
+            if shared and tick == 0:
+                if mine:
+                    done(sync)
+                finished += 1
+                wait(sync, finished)
+            if active == 0 or stopped(args, 33) or (block > 0 and over(sync)):
                 break
 
             for s in range(active):
@@ -373,45 +457,65 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                 for g in range(gates):
                     put_i64(a_frame, g * SLOTS + s, after + g * PANEL_BYTES)
                     put_i64(f_frame, g * SLOTS + s, h_factors + (b * gates + g) * state)
-                # dh: what arrives from outside (masked positions that hold this output included) and the carry
-                p0, p1, move = 0, 0, 1
-                if d_outputs != 0:
-                    p0 = get_i64(dst, n)
-                    p1 = p0 + 1
-                    if not zero_masked:
-                        if backwards:
-                            move = -1
-                            p1 = get_i64(base, b) - 1 if is_last else get_i64(dst, n + 1)
-                        else:
-                            p1 = get_i64(base, b + 1) if is_last else get_i64(dst, n + 1)
-                for j in range(panels):
-                    left = min(L, H - j * L)
-                    at = j * L * size
-                    d = zero
-                    p = p0
-                    while p != p1:
-                        d = d + load_part(real, d_outputs + p * row_bytes + at, left)
-                        p += move
-                    if is_last:
-                        if d_last != 0:
-                            d = d + load_part(real, d_last + b * row_bytes + at, left)
-                        if d_final_h != 0:
-                            d = d + load_part(real, d_final_h + b * row_bytes + at, left)
-                    if not has_cell_state:
-                        d = d + load(real, buffer + state + at)
-                    store(buffer + at, d)
             tile_rows = rows_of_a_tile(active)
-            for s in range(0, active, tile_rows):
-                dh, count = frame + 8 * (DH * SLOTS + s), min(tile_rows, active - s)
-                if gates:
-                    for g in range(h_gates):
-                        at = 8 * (g * SLOTS + s)
-                        u = ut + g * ut_gate
-                        matmul_scaled(real, a_frame + at, dh, f_frame + at, count, u, ws_panels, units, ws_jump, panels)
-                else:
-                    matmul(real, a_frame + 8 * s, dh, dh, count, ut, ws_panels, ut_inner, ws_jump, panels, panels * L)
-            for s in range(active):
-                step(real, frame + 8 * s, panels, H, ws_jump, act, ract)
+            for turn in range(parts):
+                part = (block + turn) % parts
+                if shared and not take(sync, part, tick):
+                    continue
+                v0, v1 = 4 * (part * fours // parts), min(panels, 4 * ((part + 1) * fours // parts))
+                for s in range(active):
+                    # dh: what arrives from outside (masked positions that hold this output included) and the carry
+                    b, k = get_i64(slot_row, s), get_i64(slot_k, s)
+                    n = get_i64(first, b) + k
+                    is_last = n + 1 == get_i64(first, b + 1)
+                    buffer = get_i64(slot_buffer, s)
+                    p0, p1, move = 0, 0, 1
+                    if d_outputs != 0:
+                        p0 = get_i64(dst, n)
+                        p1 = p0 + 1
+                        if not zero_masked:
+                            if backwards:
+                                move = -1
+                                p1 = get_i64(base, b) - 1 if is_last else get_i64(dst, n + 1)
+                            else:
+                                p1 = get_i64(base, b + 1) if is_last else get_i64(dst, n + 1)
+                    for j in range(v0, v1):
+                        left = min(L, H - j * L)
+                        at = j * L * size
+                        d = zero
+                        p = p0
+                        while p != p1:
+                            d = d + load_part(real, d_outputs + p * row_bytes + at, left)
+                            p += move
+                        if is_last:
+                            if d_last != 0:
+                                d = d + load_part(real, d_last + b * row_bytes + at, left)
+                            if d_final_h != 0:
+                                d = d + load_part(real, d_final_h + b * row_bytes + at, left)
+                        if not has_cell_state:
+                            d = d + load(real, buffer + state + at)
+                        store(buffer + at, d)
+                    put_i64(c_frame, s, buffer + v0 * L * size)
+                u_part = ut + v0 * L * size * ws_panels * ut_inner
+                for s in range(0, active, tile_rows):
+                    count = min(tile_rows, active - s)
+                    if gates:
+                        dh = frame + 8 * (DH * SLOTS + s)
+                        for g in range(h_gates):
+                            at = 8 * (g * SLOTS + s)
+                            u = ut + g * ut_gate
+                            matmul_scaled(
+                                real, a_frame + at, dh, f_frame + at, count, u, ws_panels, units, ws_jump, panels
+                            )
+                    else:
+                        a, c, vectors = a_frame + 8 * s, c_frame + 8 * s, v1 - v0
+                        matmul(real, a, c, c, count, u_part, ws_panels, ut_inner, ws_jump, vectors, vectors * L)
+                for s in range(active):
+                    step(real, frame + 8 * s, v0, v1, H, ws_jump, act, ract)
+                done(sync)
+            tick += 1
+            finished += parts
+            wait(sync, finished)
             if two_passes:
                 for s in range(active):
                     drh = get_i64(frame, DRH * SLOTS + s)
@@ -426,7 +530,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                     else:
                         matmul(real, a, drh, drh, count, ut2, ws_panels, units, ws_jump, panels, panels * L)
                 for s in range(active):
-                    step2(real, frame + 8 * s, panels, H, ws_jump, act, ract)
+                    step2(real, frame + 8 * s, 0, panels, H, ws_jump, act, ract)
 
             s = active - 1
             while s >= 0:
@@ -434,7 +538,8 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                 put_i64(slot_k, s, k - 1)
                 if k == 0:
                     buffer = get_i64(slot_buffer, s)
-                    if d_h0 != 0:
+                    ends = block == 0 or not shared
+                    if d_h0 != 0 and ends:
                         for j in range(panels):
                             store(
                                 buffer + j * L * size,
@@ -455,7 +560,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                         for j in range(panels):
                             left = min(L, H - j * L)
                             store_part(d_h0 + b * row_bytes + j * L * size, load(real, buffer + j * L * size), left)
-                    if has_cell_state and d_c0 != 0:
+                    if has_cell_state and d_c0 != 0 and ends:
                         for j in range(panels):
                             left = min(L, H - j * L)
                             store_part(
@@ -468,5 +573,6 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                         put_i64(slot_buffer, s, get_i64(slot_buffer, active))
                         put_i64(slot_buffer, active, buffer)
                 s -= 1
+        set_over(sync)
 
     return backward

@@ -22,7 +22,7 @@ from __future__ import annotations
 import operator
 import struct
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -840,3 +840,50 @@ def atomic_add(typingctx, address, value):
         return builder.atomic_rmw("add", builder.inttoptr(args[0], PTR), args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), codegen
+
+
+def declare(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def is_arm():
+    return binding.get_default_triple().startswith(("aarch64", "arm64"))
+
+
+def is_x86():
+    return binding.get_default_triple().startswith(("x86_64", "i686", "i386", "amd64"))
+
+
+@intrinsic
+def load_acquire(typingctx, address):
+    """The word at address; what was written before it is seen, too."""
+
+    def codegen(context, builder, sig, a):
+        return builder.load_atomic(builder.inttoptr(a[0], PTR), "acquire", 8, typ=I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def compare_exchange(typingctx, address, old, new):
+    """Whether the word at address was `old` and is now `new`."""
+
+    def codegen(context, builder, sig, a):
+        out = builder.cmpxchg(builder.inttoptr(a[0], PTR), a[1], a[2], "acq_rel", "monotonic")
+        return builder.zext(builder.extract_value(out, 1), I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """A short rest for the other hardware thread of the core."""
+
+    def codegen(context, builder, sig, a):
+        if is_x86():
+            builder.call(declare(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+        elif is_arm():
+            builder.call(declare(builder, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])  # yield
+        return context.get_dummy_value()
+
+    return types.void(), codegen

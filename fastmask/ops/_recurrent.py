@@ -6,6 +6,7 @@ lstm.py, gru.py and simple_rnn.py are its public faces; what differs between the
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,15 +53,41 @@ def _states(cell, initial_state, B, H, dtype):
     return tuple(out)
 
 
-def _workers(B, work):
-    """How many workers share the rows, and how many rows each has in flight."""
-    workers = max(1, min(_jit.get_num_threads(), B)) if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
+class Shares(NamedTuple):
+    """Who does what of a recurrent kernel."""
+
+    workers: int  # blocks of the launch
+    slots: int  # rows that a block has in flight
+    parts: int  # blocks that share the same rows, step by step; 1: each has rows of its own
+    ahead: bool  # the part of x is taken for several steps of a row at once
+    rows: int  # rows in flight in all blocks together: what scratch memory is for
+
+    @property
+    def sync(self):
+        """Words for the blocks that share rows (kernels/recurrent.py), or 0."""
+        return np.zeros(8 * (3 + self.parts), np.int64) if self.parts > 1 else 0
+
+
+PART_WORK = 60_000  # multiply-adds of a step below which it does not pay to share it: a step more costs 0.2 us
+FEW_ROWS = 3  # which threads may share; more are better dealt out
+
+
+def _shares(B, longest, work, two_passes, by_gate):
+    """Shares for B rows, the longest of about `longest` steps, and `work` multiply-adds."""
+    threads = _jit.get_num_threads() if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
+    workers = max(1, min(threads, B))
+    if 0 < B <= min(FEW_ROWS, threads) and threads > 1 and not two_passes and not by_gate:
+        step = work // max(1, longest)
+        parts = threads if _jit.is_forced() else min(threads, step // PART_WORK)
+        if parts >= max(2, workers):
+            return Shares(parts, B, parts, longest > 1, B)
     rows = max(1, -(-B // workers))
     # Most rows in flight: a step reads all weights for them. But few of few rows, lest the last rows of all be alone;
     # and a number by which the rows divide well, lest one worker end with some and the others with none.
     many = 4 if rows >= 48 else 1
     slots = min((6 * many, 5 * many, 4 * many), key=lambda s: -(-rows // s) * s)
-    return workers, min(slots, rows)
+    slots = min(slots, rows)
+    return Shares(workers, slots, 1, slots == 1 and longest > 1 and not by_gate, workers * slots)
 
 
 class Tape:
@@ -70,17 +97,23 @@ class Tape:
         self.__dict__.update(kept)
 
 
-def _arguments(cell, packed, steps, options, workers, slots, scratch, work):
+def _slot_size(cell, packed, shares):
+    """Elements of scratch memory for a row in flight, dropout's left out."""
+    return (5 + (_jit.TILE_ROWS * cell.groups if shares.ahead else 0)) * packed.panels * lanes(packed.dtype)
+
+
+def _arguments(cell, packed, steps, options, shares, scratch):
     """The forward kernel's arguments but for the batch: x, states and outputs, and what training keeps."""
     act, ract, reverse, restore, zero_masked = options
     size = packed.dtype.itemsize
     return dict(
         order=steps.order, rows=steps.B, first=steps.first, src=steps.src, dst=steps.dst, base=steps.base,
-        backwards=reverse and restore, slots=slots, workers=workers, queue=0, x=0, x_stride=packed.F * size, F=packed.F,
-        H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0, final_c=0,
-        zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups * PANEL_BYTES,
-        scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2, wh2=packed.wh2,
-        bias2=packed.bias2, act=act, ract=ract, x_factors=0, h_factors=0,
+        backwards=reverse and restore, slots=shares.slots, workers=shares.workers, queue=0, x=0, x_stride=packed.F *
+        size, F=packed.F, H=packed.H, panels=packed.panels, steps=steps.N, h0=0, c0=0, outputs=0, last=0, final_h=0,
+        final_c=0, zero_masked=zero_masked, x_kept=0, hs=0, cs=0, ws=0, ws_jump=(steps.N + 1) * cell.groups *
+        PANEL_BYTES, scratch=scratch, wx=packed.wx, wh=packed.wh, bias=packed.bias, wx2=packed.wx2, wh2=packed.wh2,
+        bias2=packed.bias2, act=act, ract=ract, x_factors=0, h_factors=0, ahead=shares.ahead, parts=shares.parts,
+        sync=shares.sync,
     )  # fmt: skip
 
 
@@ -100,14 +133,14 @@ class _Plan:
             Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
         )
         self.work = B * T * (packed.F + packed.H) * cell.gates * packed.H
-        self.workers, slots = _workers(B, self.work)
-        self.scratch = aligned((self.workers * slots * 5 * packed.panels * lanes(packed.dtype),), packed.dtype)
+        self.shares = shares = _shares(B, T, self.work, cell.second_gates, False)
+        self.scratch = aligned((shares.rows * _slot_size(cell, packed, shares),), packed.dtype)
         self.forced = _jit.get_num_threads(), _jit.is_forced()
         self.kernel = k = _jit.get(cell.module, f"{cell.kernel}_forward", packed.dtype.name)
-        self.args = k.pack(
-            **_arguments(cell, packed, self.steps, options, self.workers, slots, self.scratch, self.work)
-        )
-        self.queue_word, self.queue_start = k.counter + 1, self.workers * slots
+        arguments = _arguments(cell, packed, self.steps, options, shares, self.scratch)
+        self.sync = arguments["sync"]
+        self.args = k.pack(**arguments)
+        self.queue_word, self.queue_start = k.counter + 1, shares.workers * shares.slots
         self.args[k.index["queue"]] = _jit.word_address(self.args, self.queue_word)
         self.at = tuple(k.index[n] for n in ("x", "h0", "c0", "outputs", "last", "final_h", "final_c"))
         self.resolve = None
@@ -149,7 +182,9 @@ class _Plan:
         else:
             states = (h,)
         args[self.queue_word] = self.queue_start
-        _jit.launch(self.kernel, args, self.workers, self.work)
+        if self.shares.parts > 1:
+            self.sync.fill(0)
+        _jit.launch(self.kernel, args, self.shares.workers, self.work)
         return Result(outputs, states)
 
 
@@ -223,13 +258,16 @@ def forward(
     last = None if return_sequences else np.empty((B, H), dtype)
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None
-    workers, slots = _workers(B, work)
-    slot = 5 * P * L + (cell.gates * factors.x.shape[-1] + len(cell.u_gates) * P * L if factors.by_gate else 0)
-    scratch = aligned((workers * slots * slot,), dtype)
-    arguments = _arguments(cell, packed, steps, options, workers, slots, scratch, work)
+    shares = _shares(B, N // max(1, B), work, cell.second_gates, factors.by_gate)
+    slot = _slot_size(cell, packed, shares)
+    if factors.by_gate:
+        slot += cell.gates * factors.x.shape[-1] + len(cell.u_gates) * P * L
+    scratch = aligned((shares.rows * slot,), dtype)
+    arguments = _arguments(cell, packed, steps, options, shares, scratch)
     arguments.update(
-        queue=np.array([workers * slots]), x=values, h0=initial[0], c0=initial[1] if cell.states == 2 else None,
-        outputs=outputs, last=last, final_h=final_h, final_c=final_c, x_factors=factors.x, h_factors=factors.h,
+        queue=np.array([shares.workers * shares.slots]), x=values, h0=initial[0],
+        c0=initial[1] if cell.states == 2 else None, outputs=outputs, last=last, final_h=final_h, final_c=final_c,
+        x_factors=factors.x, h_factors=factors.h,
     )  # fmt: skip
     if training:
         workspace = Workspace()
@@ -243,7 +281,7 @@ def forward(
         cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
         arguments.update(x_kept=x_rows, hs=hs, cs=cs, ws=ws)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.by_gate else ''}_forward"
-    _jit.get(cell.module, kernel_name, dtype.name).run(workers, work, **arguments)
+    _jit.get(cell.module, kernel_name, dtype.name).run(shares.workers, work, **arguments)
     if outputs is not None and T is None:
         outputs = Ragged._checked(outputs, offsets)
     result = Result(outputs if return_sequences else last, (final_h,) if cell.states == 1 else (final_h, final_c))
@@ -290,16 +328,17 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     ws_jump, ws_step, ws_group, _ = ws.strides
     ut_skip, ut_inner = cell.u_group * ws_group, len(cell.u_gates) * units
     work = N * H * G * H
-    workers, slots = _workers(B, work)
+    shares = _shares(B, N // max(1, B), work, cell.second_gates, factors.h_by_gate)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.h_by_gate else ''}_backward"
     _jit.get(cell.module, kernel_name, dtype.name).run(
-        workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base,
-        backwards=tape.backwards, slots=slots, workers=workers, queue=np.array([workers * slots]), H=H, panels=P,
-        steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0], d_final_c=d_final[1] if cell.states == 2
-        else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws, ws_jump=ws_jump, scratch=aligned((workers * slots
-        * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner, ut2=ut2, d_h0=d_initial[0], d_c0=d_initial[1]
-        if cell.states == 2 else None, act=tape.act, ract=tape.ract, h_factors=factors.h,
+        shares.workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base,
+        backwards=tape.backwards, slots=shares.slots, workers=shares.workers, queue=np.array([shares.workers *
+        shares.slots]), H=H, panels=P, steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0],
+        d_final_c=d_final[1] if cell.states == 2 else None, zero_masked=tape.zero_masked, hs=hs, cs=cs, ws=ws,
+        ws_jump=ws_jump, scratch=aligned((shares.rows * 3 * P * L,), dtype), ut=ut, ut_skip=ut_skip, ut_inner=ut_inner,
+        ut2=ut2, d_h0=d_initial[0], d_c0=d_initial[1] if cell.states == 2 else None, act=tape.act, ract=tape.ract,
+        h_factors=factors.h, parts=shares.parts, sync=shares.sync,
     )  # fmt: skip
 
     row_of = np.repeat(np.arange(B), np.diff(steps.first)) if factors.by_gate else None
