@@ -63,6 +63,7 @@ for module, name, gates, states in (
             else lstm_ops.lstm_pack(f(F, 4 * H), f(H, 4 * H))
         )
         calls.bad("packed", other, (TypeError, ValueError), name, "lstm" if name == "gru" else "gru")
+        calls.bad("packed", "pack", TypeError, f"{name}_pack", "str")
         calls.bad("packed", getattr(module, f"{name}_pack")(f(F + 1, gates * H), f(H, gates * H)), ValueError, "", "")
         if op is forward:
             for argument, size in (("input_factors", F), ("recurrent_factors", H)):

@@ -21,6 +21,7 @@ from fastmask.ops._common import (
     aligned,
     aligned_zeros,
     as_floats,
+    check_made_by,
     check_shape,
     resolve_batch,
     steps_of,
@@ -231,6 +232,8 @@ def forward(
     act, ract = activation_code(activation), activation_code(recurrent_activation, "recurrent_activation")
     reverse, restore = bool(go_backwards), bool(restore_order)
     options = act, ract, reverse, restore, bool(zero_output_for_mask)
+    if packed is not None:
+        check_made_by(f"{cell.name}_pack", "packed", packed, Packed)
     if packed is not None and not training:
         result = _infer_small(cell, packed, x, mask, initial_state, options, return_sequences)
         if result is not None:
