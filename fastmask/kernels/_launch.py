@@ -132,17 +132,18 @@ def serve(slot, awake, spins):
     """A helper's part: enter every launch that opens, once; return after `spins` rounds without one.
 
     Staying awake between launches matters: waking a sleeping thread takes 50-100 us, a training step has a dozen
-    launches. awake: address of a word that is 1 here and 0 for who must be woken. A caller says that it is COMING
-    before it looks at that word, a helper looks for who is coming after it has changed it: one of them sees the other.
+    launches. awake: address of a word that is 1 in here, else 0. A caller says that it is COMING before it looks at
+    that word, a helper looks for who is coming after it has changed it: one of them sees the other.
     """
+    compare_exchange(awake, 0, 1)
     seen = 0
     idle = 0
     while True:
         if idle >= spins:
-            atomic_add(awake, -1)
+            compare_exchange(awake, 1, 0)
             if load_acquire(slot + 8 * COMING) == 0:
                 break
-            atomic_add(awake, 1)
+            compare_exchange(awake, 0, 1)
             idle = 0
         state = load_acquire(slot)
         if state >= OPEN and get_i64(slot, GENERATION) != seen and state - OPEN < get_i64(slot, LIMIT):

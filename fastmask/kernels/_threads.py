@@ -41,7 +41,7 @@ class Pool:
         self._busy = threading.RLock()
         self._slot = (ctypes.c_int64 * _SLOT_WORDS)()
         self._address = ctypes.addressof(self._slot)
-        self._bells, self._awake, self._native_ids = [], [], []  # of each helper; `awake`: words that it and run set
+        self._bells, self._awake, self._native_ids = [], [], []  # of each helper; awake: words that it sets
         self._native = native
         self._lead = self._serve = self._current_cpu = self._kept_off = None
         self.forked = False  # this is the copy in a child, where the helpers are not
@@ -98,8 +98,7 @@ class Pool:
                     self._keep_off(cpu)
             self._slot[_LIMIT], self._slot[_COMING] = helpers, 1
             for awake, bell in zip(self._awake[:helpers], self._bells, strict=False):
-                if not awake.value:
-                    awake.value = 1
+                if not awake.value and bell.locked():  # where it is not, the helper is about to come
                     bell.release()
             try:
                 self._lead(RET, EXC, self._address, kernel, args, counter, blocks, self.SPINS)
