@@ -257,7 +257,11 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                         put_i64(frame, X * SLOTS + s, z + k % MAX_ROWS * z_row)
                 # panels outside, row tiles inside: a panel's weights are read once from far and again from near
                 width = panels if active <= MAX_ROWS else tile_panels
+                if ahead:
+                    width = (p1 - p0 + 1) // 2
                 for p in range(p0, p1, width):
+                    if ahead and tick & 1:  # back again: what was read last is still near
+                        p = p0 + (p1 - 1 - p) // width * width
                     for s in range(0, active, tile_rows):
                         q, count = min(p + width, p1), min(tile_rows, active - s)
                         tile(real, frame + 8 * s, count, p, q, wx, wh, bias, x_count, H, ws_jump, act, ract)
