@@ -482,6 +482,10 @@ class Peer:
     def takes(self, w):
         return w.mode in self.modes and (self.holes or not w.holes) and (w.fill < 1 or not self.padding_only)
 
+    def is_wrong(self, w, answer=None):
+        """Whether this answer of a peer that ignores the mask (None: any of its answers) is bound to be wrong."""
+        return self.wrong and w.fill < 1 and (w.holes or answer in (None, "states"))
+
     def absence(self):
         """Why it cannot take part here, or None."""
         missing = [package for package in self.packages if not importlib.util.find_spec(package)]
