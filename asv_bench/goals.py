@@ -11,7 +11,7 @@ Sections
 - memory   largest resident set within a training step, above the one before it
 - latency  one step of one row from Python: median and 99th percentile
 - step     how much of a whole training step of a model is spent in recurrent kernels and matrix products
-- compile  what an empty cache of compiled kernels costs, and a filled one
+- compilation  what an empty cache of compiled kernels costs, and a filled one
 
 Each line prints what was measured, the goal, and met or MISSED; the JSON file has the same. Everything is float32, in
 fresh processes; what is compared within one process takes turns.
@@ -156,10 +156,9 @@ def fill_times(threads, seconds):
 
 def fill(options):
     small = name_of("", "", SMALL).strip()
-    return [
-        result(f"{line}: fill 0.1 against 1.0", ratio, at_most=0.2 if small in line and "padded" in line else 0.13)
-        for line, ratio in fresh(fill_times, seconds=options.seconds).items()
-    ]
+    for line, ratio in fresh(fill_times, seconds=options.seconds).items():
+        most = 0.2 if small in line and "padded" in line else 0.13
+        yield result(f"{line}: fill 0.1 against 1.0", ratio, at_most=most)
 
 
 def holes_times(threads, seconds):
@@ -172,10 +171,8 @@ def holes_times(threads, seconds):
 
 
 def holes(options):
-    return [
-        result(f"{line}: holes against right padding, fill 0.5", ratio, at_most=1.05)
-        for line, ratio in fresh(holes_times, seconds=options.seconds).items()
-    ]
+    for line, ratio in fresh(holes_times, seconds=options.seconds).items():
+        yield result(f"{line}: holes against right padding, fill 0.5", ratio, at_most=1.05)
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -193,14 +190,9 @@ def threads(options):
     for _ in range(2):
         for n, rounds in times.items():
             rounds.append(fresh(thread_times, threads=n, seconds=options.seconds))
-    return [
-        result(
-            f"{line}: two threads against one, fill 0.5",
-            median(r[line] for r in times[1]) / median(r[line] for r in times[2]),
-            at_least=1.8,
-        )
-        for line in times[1][0]
-    ]
+    for line in times[1][0]:
+        one, two = (median(r[line] for r in rounds) for rounds in times.values())
+        yield result(f"{line}: two threads against one, fill 0.5", one / two, at_least=1.8)
 
 
 # --- PyTorch's issue 149194 -------------------------------------------------------------------------------------------
@@ -298,13 +290,11 @@ def sweep(options):
         for line, numbers in results["answers"].items():
             if not np.allclose(numbers, found["fastmask"]["answers"][line], rtol=1e-3, atol=1e-4):
                 raise RuntimeError(f"sweep, L={line}: the answers of {peer} differ from fastmask's")
-    results = []
     for line, own in found["fastmask"]["times"].items():
         times = {peer: f"{1e3 * r['times'][line]:.2f}" for peer, r in found.items()}
         note = "ms: " + ", ".join(f"{peer} {ms}" for peer, ms in times.items())
         padded = found["torch padded"]["times"][line] / own if "torch padded" in found else None
-        results.append(result(f"L={line}: torch padded's time over fastmask's", padded, at_least=1.0, note=note))
-    return results
+        yield result(f"L={line}: torch padded's time over fastmask's", padded, at_least=1.0, note=note)
 
 
 def sweep_peers():
@@ -342,19 +332,18 @@ def step_memory(threads, peer, cell, size, fill):
 
 def memory(options):
     if not Path("/proc/self/clear_refs").exists():
-        return [result("memory of a training step (needs Linux)", None)]
-    results = []
+        yield result("memory of a training step (needs Linux)", None)
+        return
     for (size, share), cell in product(((SMALL, 0.5), (WIDE, 0.5), (LARGE, 0.5), (LARGE, 1.0)), GATES):
-        peers = [p for p in ("fastmask", "torch packed", "torch padded*") if is_there(p)]
-        found = {p: fresh(step_memory, peer=p, cell=cell, size=size, fill=share) for p in peers}
+        peers = ["fastmask", "torch packed", "torch padded*"] if share < 1 else ["fastmask", "torch padded*"]
+        found = {p: fresh(step_memory, peer=p, cell=cell, size=size, fill=share) for p in peers if is_there(p)}
         own = found.pop("fastmask")
         rival = min((f["bytes"] for f in found.values()), default=None)
         note = ", ".join(f"{p} {f['bytes'] / 2**20:.0f} MB" for p, f in found.items())
         per_step = own["bytes"] / own["valid_steps"]
         note = f"fastmask {own['bytes'] / 2**20:.0f} MB, {per_step:.0f} bytes a valid step; {note}"
         what = f"{name_of(cell, 'train', size)} fill {share:g}: memory of a step over that of torch's leaner way"
-        results.append(result(what, rival and own["bytes"] / rival, at_most=1.0, note=note))
-    return results
+        yield result(what, rival and own["bytes"] / rival, at_most=1.0, note=note)
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
@@ -402,7 +391,6 @@ def peer_latency(threads, peer, cell, seconds):
 
 def latency(options):
     goals = {"layer(x, mask=mask)": 6.0, "prepared call": 4.0}
-    results = []
     for cell in GATES:
         found = fresh(own_latencies, cell=cell, seconds=options.seconds)
         for peer in ("onnxruntime", "torch padded*"):
@@ -412,8 +400,7 @@ def latency(options):
             times = found.get(name, {"p50": None})
             note = f"p99 {times['p99']:.1f}" if name in found else "no such path in this version"
             what = f"{cell.upper():4} one step, F=32 H=64, {name}: p50, microseconds"
-            results.append(result(what, times["p50"], at_most=goals.get(name), note=note))
-    return results
+            yield result(what, times["p50"], at_most=goals.get(name), note=note)
 
 
 # --- a whole training step --------------------------------------------------------------------------------------------
@@ -444,7 +431,7 @@ class Launches:
 
 
 def step_shares(threads, cell, per_step, seconds):
-    """Of Embedding, a recurrent layer, Dense, softmax, loss, accuracy and Adam, on a batch with half the steps valid."""
+    """Of Embedding, a recurrent layer, Dense, softmax, loss, accuracy, Adam, on a batch with half the steps valid."""
     import fastmask as fm
 
     fm.set_num_threads(threads)
@@ -472,7 +459,6 @@ def step_shares(threads, cell, per_step, seconds):
 
 
 def step(options):
-    results = []
     for cell, per_step in product(GATES, (False, True)):
         found = fresh(step_shares, cell=cell, per_step=per_step, seconds=options.seconds)
         shares = sorted(found["shares"].items(), key=lambda item: -item[1])
@@ -481,8 +467,7 @@ def step(options):
         note += f", outside of kernels {1 - sum(found['shares'].values()):.1%}"
         heads = "a label a step" if per_step else "a label a row"
         what = f"{name_of(cell, 'training step', LARGE)}, {heads}: share of recurrent kernels and GEMMs"
-        results.append(result(what, counted, at_least=0.85, note=f"{found['ms']:.0f} ms: {note}"))
-    return results
+        yield result(what, counted, at_least=0.85, note=f"{found['ms']:.0f} ms: {note}")
 
 
 # --- compile and start ------------------------------------------------------------------------------------------------
@@ -497,8 +482,8 @@ def seconds_of(code, cache):
     return time.perf_counter() - start
 
 
-def compile(options):
-    training = TRAINING.format(B=10, T=20, F=12, H=32)
+def compilation(options):
+    training = TRAINING.format(B=64, T=40, F=12, H=64)  # large enough for threads
     with tempfile.TemporaryDirectory() as cache:
         cold = seconds_of(training, cache)
         warm = median(seconds_of(training, cache) for _ in range(3))
@@ -509,19 +494,13 @@ def compile(options):
         first = median(seconds_of(FIRST_RESULT, cache) for _ in range(5))
         numpy_alone = median(seconds_of("import numpy", cache) for _ in range(5))
     note = f"cold {cold:.2f} s, warm {warm:.2f} s, processes and imports included"
-    return [
-        result("a float32 GRU training run: seconds that an empty cache costs", cold - warm, at_most=15.0, note=note),
-        result("files compiled anew for other B, T, F, H", compiled_anew, at_most=0),
-        result(
-            "warm start to the first result, process included: seconds",
-            first,
-            at_most=0.5,
-            note=f"of it python and numpy {numpy_alone:.2f}",
-        ),
-    ]
+    yield result("a float32 GRU training run: seconds that an empty cache costs", cold - warm, at_most=15.0, note=note)
+    yield result("files compiled anew for other B, T, F, H", compiled_anew, at_most=0)
+    note = f"of it python and numpy {numpy_alone:.2f}"
+    yield result("warm start to the first result, process included: seconds", first, at_most=0.5, note=note)
 
 
-SECTIONS = {f.__name__: f for f in (fill, holes, threads, sweep, memory, latency, step, compile)}
+SECTIONS = {f.__name__: f for f in (fill, holes, threads, sweep, memory, latency, step, compilation)}
 
 
 def main(argv=None):
@@ -541,9 +520,10 @@ def main(argv=None):
     for name in options.only:
         progress(f"{name} … ({time.perf_counter() - started:.0f} s)")
         print(f"\n{name}")
-        sections[name] = SECTIONS[name](options)
-        for entry in sections[name]:
-            print("  " + text_of(entry))
+        sections[name] = []
+        for entry in SECTIONS[name](options):
+            sections[name].append(entry)
+            print("  " + text_of(entry), flush=True)
         asked = [entry for entry in sections[name] if entry["at_most"] is not None or entry["at_least"] is not None]
         print(f"  {sum(entry['met'] is True for entry in asked)} of {len(asked)} met", flush=True)
     options.json.write_text(json.dumps({"machine": machine, "sections": sections}, indent=1) + "\n")
