@@ -24,7 +24,7 @@ class Activation:
 
 
 class SoftmaxOverTime:
-    params = ([(8, 20, 1), (32, 200, 1), (32, 200, 64)], common.DTYPES, common.FILLS, common.THREADS)
+    params = ([(8, 20, 1), (32, 200, 1), (32, 200, 64)], common.DTYPES, common.ENDS, common.THREADS)
     param_names = ("B,T,F", "dtype", "fill", "threads")
 
     def setup(self, size, dtype, fill, threads):

@@ -9,7 +9,7 @@ SIZES = [(1, 8, 16), (32, 50, 64), (16, 400, 64)]  # (B, T, D)
 
 
 class Attention:
-    params = (SIZES, ["dot", "additive"], common.DTYPES, common.FILLS, common.THREADS)
+    params = (SIZES, ["dot", "additive"], common.DTYPES, common.ENDS, common.THREADS)
     param_names = ("B,T,D", "score", "dtype", "fill", "threads")
 
     def setup(self, size, score, dtype, fill, threads):

@@ -6,6 +6,7 @@ import fastmask as fm
 
 SIZES = [(1, 1, 32, 64), (64, 400, 16, 32), (32, 200, 64, 128), (256, 100, 64, 256)]  # (B, T, F, H)
 FILLS = [0.1, 0.5, 1.0]  # share of valid steps
+ENDS = [0.1, 1.0]  # where three would be more than asv gets through
 DTYPES = ["float32", "float64"]
 THREADS = [1, 2]
 RECURRENT = (SIZES, DTYPES, FILLS, THREADS)

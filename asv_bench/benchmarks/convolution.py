@@ -9,7 +9,7 @@ SIZES = [(1, 10, 4, 8, 3), (64, 400, 12, 64, 5), (32, 200, 64, 128, 3)]  # (B, T
 
 
 class Conv1D:
-    params = (SIZES, ["valid", "same", "causal"], common.DTYPES, common.FILLS, common.THREADS)
+    params = (SIZES, ["valid", "causal"], common.DTYPES, common.ENDS, common.THREADS)
     param_names = ("B,T,F,C,K", "padding", "dtype", "fill", "threads")
 
     def setup(self, size, padding, dtype, fill, threads):

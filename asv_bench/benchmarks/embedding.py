@@ -12,17 +12,17 @@ VOCABULARIES = [1_000, 1_000_000]
 
 
 class Embedding:
-    params = (SIZES, VOCABULARIES, common.THREADS)
-    param_names = ("B,T,D", "vocabulary", "threads")
+    params = (SIZES, VOCABULARIES, common.DTYPES, common.ENDS, common.THREADS)
+    param_names = ("B,T,D", "vocabulary", "dtype", "fill", "threads")
 
-    def setup(self, size, vocabulary, threads):
+    def setup(self, size, vocabulary, dtype, fill, threads):
         fm.set_num_threads(threads)
         B, T, D = size
-        mask = common.mask(B, T)
+        mask = common.mask(B, T, fill)
         words = np.minimum(np.random.default_rng(0).zipf(1.2, size=(B, T)), vocabulary - 1)
         self.ids = np.where(mask, words, 0)
-        self.embeddings = np.zeros((vocabulary, D), "float32")
-        self.dy = common.normal(B, T, D) * mask[..., None]
+        self.embeddings = np.zeros((vocabulary, D), dtype)
+        self.dy = common.normal(B, T, D, dtype=dtype) * mask[..., None]
         _, self.tape = self.time_embedding_forward()
         self.time_embedding_backward()
 

@@ -22,12 +22,12 @@ class Loss:
             "CategoricalHinge",
         ],
         [(4, 10, 4), (256, 100, 64)],
-        common.DTYPES,
-        common.FILLS,
+        common.ENDS,
     )
-    param_names = ("loss", "B,T,K", "dtype", "fill")
+    param_names = ("loss", "B,T,K", "fill")
 
-    def setup(self, name, size, dtype, fill):
+    def setup(self, name, size, fill, dtype="float32", threads=2):
+        fm.set_num_threads(threads)
         B, T, K = size
         self.loss, self.mask = getattr(fm.losses, name)(), common.mask(B, T, fill)
         scores = np.exp(common.normal(B, T, K, dtype=dtype))
@@ -42,6 +42,13 @@ class Loss:
 
     def time_value_and_grad(self, *_):
         self.loss.value_and_grad(self.y_true, self.y_pred, mask=self.mask)
+
+
+class LossGrid(Loss):
+    """Two of them over dtypes and threads, too."""
+
+    params = (["MeanSquaredError", "SparseCategoricalCrossentropy"], *Loss.params[1:], common.DTYPES, common.THREADS)
+    param_names = (*Loss.param_names, "dtype", "threads")
 
 
 class OwnLoss:

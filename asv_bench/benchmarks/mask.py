@@ -8,10 +8,11 @@ from . import common
 
 
 class Masks:
-    params = ([(4, 10, 4), (256, 400, 64)], common.FILLS)
-    param_names = ("B,T,F", "fill")
+    params = ([(4, 10, 4), (256, 400, 64)], common.ENDS, common.THREADS)
+    param_names = ("B,T,F", "fill", "threads")
 
-    def setup(self, size, fill):
+    def setup(self, size, fill, threads):
+        fm.set_num_threads(threads)
         B, T, F = size
         self.T, self.lengths, self.mask = T, common.lengths(B, T, fill), common.mask(B, T, fill)
         self.x = common.normal(B, T, F) * self.mask[..., None]

@@ -6,13 +6,15 @@ from . import common
 
 
 class Optimizer:
-    params = (["SGD", "RMSprop", "Adam", "AdamW"], [1_000, 1_000_000])
-    param_names = ("optimizer", "elements")
+    params = (["SGD", "RMSprop", "Adam", "AdamW"], [1_000, 1_000_000], common.DTYPES, common.THREADS)
+    param_names = ("optimizer", "elements", "dtype", "threads")
 
-    def setup(self, name, elements):
+    def setup(self, name, elements, dtype, threads):
+        fm.set_num_threads(threads)
         self.optimizer = getattr(fm.optimizers, name)(learning_rate=1e-3)
-        self.weights = [fm.Variable(common.normal(elements // 100, 100)), fm.Variable(common.normal(100))]
-        self.gradients = [common.normal(*weight.shape, seed=1) for weight in self.weights]
+        shapes = (elements // 100, 100), (100,)
+        self.weights = [fm.Variable(common.normal(*shape, dtype=dtype)) for shape in shapes]
+        self.gradients = [common.normal(*shape, dtype=dtype, seed=1) for shape in shapes]
         self.time_apply_gradients()
 
     def time_apply_gradients(self, *_):

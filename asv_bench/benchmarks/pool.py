@@ -7,7 +7,7 @@ from . import common
 
 
 class Pool:
-    params = ([(4, 10, 4), (64, 400, 64)], common.DTYPES, common.FILLS, common.THREADS)
+    params = ([(4, 10, 4), (64, 400, 64)], common.DTYPES, common.ENDS, common.THREADS)
     param_names = ("B,T,F", "dtype", "fill", "threads")
 
     def setup(self, size, dtype, fill, threads):

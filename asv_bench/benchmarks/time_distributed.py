@@ -8,7 +8,7 @@ SIZES = [(2, 5, 4, 8, 8), (32, 30, 12, 32, 32)]  # (B, words, characters, F, H)
 
 
 class Words:
-    params = (["LSTM", "Bidirectional", "Dense"], SIZES, common.FILLS, common.THREADS)
+    params = (["LSTM", "Bidirectional", "Dense"], SIZES, common.ENDS, common.THREADS)
     param_names = ("layer", "B,T1,T2,F,H", "fill", "threads")
 
     def setup(self, name, size, fill, threads):

@@ -54,7 +54,7 @@ class Cells:
 
 
 class Ops:
-    params = (SIZES, common.DTYPES, common.FILLS, common.THREADS)
+    params = (SIZES, common.DTYPES, common.ENDS, common.THREADS)
     param_names = common.RECURRENT_NAMES
 
     def setup(self, size, dtype, fill, threads):
