@@ -65,6 +65,7 @@ FILLS, HOLES = [0.25, 0.5, 1.0], [0.5]
 QUICK_SIZES = [(1, 100, 32, 64), (32, 200, 64, 128), (256, 100, 64, 256), (64, 400, 16, 32)]
 QUICK_FILLS = [0.5, 1.0]
 LOST = 2  # times as slow as the best correct peer
+LONG = 1.5  # seconds: one call that counts is enough
 # Relative to max(1, |reference|): wide enough for every peer's float32, far below what a wrong gate gives.
 TOLERANCE = {"infer": 5e-5, "train": 5e-4}
 
@@ -111,14 +112,15 @@ def measure_line(peer, w, job):
     run, answers = peer.prepare(w, data, job["threads"])
     started = time.perf_counter()
     result = run()
-    warm_up = job["seconds"] / 3 - (time.perf_counter() - started)
+    taken = time.perf_counter() - started
     with np.load(Path(job["folder"]) / file_name(w)) as expected:
         errors = compare(answers(result), expected, data.mask, w)
     promised = {name: error for name, error in errors.items() if not peer.is_wrong(w, name)}
     worst = max(promised, key=promised.get, default=None)
     if worst and promised[worst] > TOLERANCE[w.mode]:
         return {"errors": errors, "seconds": None, "failure": f"wrong answer: {worst} differs by {promised[worst]:.1e}"}
-    return {"errors": errors, "seconds": clock(run, warm_up, job["seconds"]), "failure": None}
+    seconds = clock(run, job["seconds"] / 3 - taken, job["seconds"], least=1 if taken > LONG else 2)
+    return {"errors": errors, "seconds": seconds, "failure": None}
 
 
 def compare(actual, expected, mask, w):
@@ -140,13 +142,13 @@ def compare(actual, expected, mask, w):
     return errors
 
 
-def clock(run, warm_up, seconds):
-    """Median time of the calls within `seconds` (at least two), after `warm_up` seconds of uncounted ones."""
+def clock(run, warm_up, seconds, least):
+    """Median time of the calls within `seconds`, at least so many, after `warm_up` seconds of uncounted ones."""
     end = time.perf_counter() + warm_up
     while time.perf_counter() < end:
         run()
     times, end = [], time.perf_counter() + seconds
-    while len(times) < 2 or time.perf_counter() < end:
+    while len(times) < least or time.perf_counter() < end:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
@@ -286,7 +288,7 @@ def parse(argv):
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, help="fresh processes of each peer and line (default 3, quick 2)")
-    parser.add_argument("--seconds", type=float, help="time spent on a line in one process (default 0.5, quick 0.12)")
+    parser.add_argument("--seconds", type=float, help="time spent on a line in one process (default 0.5, quick 0.1)")
     parser.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--modes", nargs="+", choices=("infer", "train"), default=["infer", "train"])
     parser.add_argument("--sizes", nargs="+", type=size, metavar="B,T,F,H")
@@ -298,7 +300,7 @@ def parse(argv):
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 3)
-    options.seconds = options.seconds or (0.12 if options.quick else 0.5)
+    options.seconds = options.seconds or (0.1 if options.quick else 0.5)
     options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     if options.fills is None and options.holes is None:
         options.fills, options.holes = (QUICK_FILLS, []) if options.quick else (FILLS, HOLES)

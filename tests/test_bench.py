@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastmask as fm
@@ -17,6 +18,11 @@ FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
     pytest.skip("asv_bench/ is not beside the tests", allow_module_level=True)
 sys.path.insert(0, str(FOLDER))
+
+import goals  # noqa: E402
+import peers  # noqa: E402
+import report  # noqa: E402
+from frameworks import PEERS, Workload  # noqa: E402
 
 STEMS = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER / "benchmarks")]))
 TIMED = ("time_", "peakmem_", "track_")
@@ -143,10 +149,77 @@ def test_asv_configuration_is_complete():
     assert (FOLDER / settings["repo"] / "pyproject.toml").is_file()
 
 
+# ---- the yardstick ---------------------------------------------------------------------------------------------------
+def test_lines_of_the_yardstick():
+    lines = peers.make_workloads(peers.parse([]))
+    assert len(lines) == len(set(lines)) == 9 * 16 + 4  # a single step is either there or not
+    assert {(w.fill, w.holes) for w in lines} == {(0.25, False), (0.5, False), (1.0, False), (0.5, True)}
+    quick = peers.make_workloads(peers.parse(["--quick"]))
+    assert set(quick) < set(lines)
+    assert all(any(goal.covers(w) for w in quick) for goal in report.GOALS)
+
+
+def row(cell, mode, *dims, fill=0.5, holes=False, best=None, padded=None, share=None):
+    """A line of the report with these ratios."""
+    found = {"fastmask": {"ms": 1.0, "share_of_peak": share}, "torch padded*": {"ratio": padded}}
+    w = Workload(cell, mode, *dims, fill=fill, holes=holes)
+    return {"workload": vars(w), "best": best and {"peer": "onnxruntime", "ratio": best}, "peers": found}
+
+
+def test_goals_are_judged_line_by_line():
+    large, small = (32, 20, 8, 128), (4, 20, 8, 128)
+    rows = [
+        row("lstm", "infer", *large, best=4.0, share=0.8),
+        row("gru", "infer", *small, fill=0.25, holes=False, best=1.0),
+        row("gru", "infer", *small, fill=1.0, best=1.3),
+        row("lstm", "train", *large, best=3.0, padded=1.6, share=0.7),
+        row("lstm", "train", *large, holes=True, best=3.0, padded=1.4, share=0.6),
+        row("lstm", "train", *small, best=3.0, padded=0.5),
+    ]
+    judged = {goal.name: report.judge(goal, rows) for goal in report.GOALS}
+    entry = judged["inference, fill <= 0.5"]
+    assert (entry["mean"], entry["smallest"], entry["lines"], entry["met"]) == (pytest.approx(2), 1.0, 2, False)
+    assert entry["worst"] == str(Workload("gru", "infer", *small, fill=0.25)) == entry["below"][0]
+    assert "MISSED, 1 of 2 lines below; worst line GRU  infer  (4,20,8,128)" in report.goal_text(entry)
+    assert judged["training, fill <= 0.5"]["met"] is True
+    assert judged["training, fill <= 0.5, B >= 32, against torch padded"]["smallest"] == 1.4  # B = 4 does not count
+    assert judged["inference, fill 1.0"]["met"] is True
+    assert judged["training, fill 1.0"]["met"] is None
+    assert report.goal_text(judged["training, fill 1.0"]) == "training, fill 1.0: not measured"
+    assert judged["inference, B >= 32, H >= 128, share of the FMA peak"]["met"] is True
+    assert judged["training, B >= 32, H >= 128, share of the FMA peak"]["below"] == [
+        str(Workload(**rows[4]["workload"]))
+    ]
+
+
+def test_a_goal_is_missed_where_a_line_has_no_value():
+    rows = [row("lstm", "infer", 4, 20, 8, 16, best=9.0), row("gru", "infer", 4, 20, 8, 16)]
+    assert report.judge(report.GOALS[0], rows)["met"] is False
+
+
+def test_a_peer_is_best_only_where_it_is_right():
+    names = {"fastmask": 1.0, "torch padded*": 2.0, "torch packed": 5.0}
+    chosen = [p for p in PEERS if p.name in names]
+    lines = [Workload("gru", "infer", 4, 20, 8, 16, fill=fill) for fill in (0.5, 1.0)]
+    cells = {
+        (w, p.name): {"seconds": [names[p.name]], "errors": {}, "failure": None}
+        for w in lines
+        for p in chosen
+        if p.takes(w)
+    }
+    padded, full = report.summarize(lines, chosen, cells, dict.fromkeys(lines, 40), 1e9)
+    assert padded["best"] == {"peer": "torch packed", "ratio": 5.0}
+    assert full["best"] == {"peer": "torch padded*", "ratio": 2.0}
+    slow = next(p for p in PEERS if p.name == "JAX scan")
+    cells[lines[0], slow.name] = {"seconds": [11.0], "failure": None}
+    assert not peers.is_worth(lines[0], slow, [*chosen, slow], cells)
+    assert all(peers.is_worth(lines[0], p, [*chosen, slow], cells) for p in chosen)
+
+
 def test_peers_quick(tmp_path):
     """The yardstick itself, on a tiny layer and with fastmask alone, whatever else is installed."""
     command = [sys.executable, str(FOLDER / "peers.py"), "--quick", "--rounds", "1", "--seconds", "0.01"]
-    command += ["--sizes", "3,5,4,6", "--peers", "fastmask", "--json", str(tmp_path / "p.json")]
+    command += ["--sizes", "3,5,4,6", "--fills", "0.5", "--peers", "fastmask", "--json", str(tmp_path / "p.json")]
     command += ["--png", str(tmp_path / "p.png")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -166,3 +239,35 @@ def test_peers_quick(tmp_path):
         "d_recurrent_kernel",
         "d_bias",
     }
+
+
+# ---- the other goals -------------------------------------------------------------------------------------------------
+def test_results_say_met_or_missed():
+    assert goals.text_of(goals.result("time", 0.5, at_most=0.6)) == "time: 0.5 (asked: at most 0.6): met"
+    assert (
+        goals.text_of(goals.result("time", 0.5, at_least=0.6, note="s")) == "time: 0.5 (asked: at least 0.6): MISSED; s"
+    )
+    assert goals.text_of(goals.result("path", None, at_most=4.0)) == "path: not there (asked: at most 4): MISSED"
+    assert goals.text_of(goals.result("rival", 3)) == "rival: 3"
+
+
+def test_launches_are_counted_by_kernel():
+    weights = np.ones((3, 12), np.float32), np.ones((4, 12), np.float32), np.zeros((2, 12), np.float32)
+    jit = importlib.import_module("fastmask.kernels._jit")
+    launch = jit.launch
+    with goals.Launches() as launches:
+        fm.gru(np.ones((2, 5, 3), np.float32), *weights)
+    assert launches.seconds["gru.gru_forward.float32"] > 0
+    assert jit.launch is launch
+
+
+def test_latencies_of_one_step():
+    found = goals.own_latencies(1, "gru", seconds=0)
+    assert all(0 < times["p50"] <= times["p99"] for times in found.values())
+    assert set(found) >= {"layer(x, mask=mask)", "model.predict"}
+
+
+def test_goals_in_a_fresh_process():
+    assert goals.fresh(goals.peer_latency, threads=1, peer="fastmask", cell="lstm", seconds=0)["p50"] > 0
+    with pytest.raises(RuntimeError, match="nobody"):
+        goals.fresh(goals.peer_latency, threads=1, peer="nobody", cell="lstm", seconds=0)
