@@ -1,7 +1,7 @@
 """Optimizers: SGD, RMSprop, Adam and AdamW with the formulas of Keras 3.
 
-Updates are done in place, in pieces of a weight that fit the cache, so that a step makes no array of a weight's size.
-Numbers that all elements share (Adam's bias correction, the norm of the gradients) are computed in float64; Keras
+Updates are done in place, all weights in one pass of a kernel (`ops.optimizer`): a step makes no array of a weight's
+size. Numbers that all elements share (Adam's bias correction, the norm of the gradients) are computed in float64; Keras
 computes them in the weights' dtype, which for float32 makes its step at small t differ by up to 1e-4 of itself.
 """
 
@@ -22,10 +22,10 @@ from fastmask.checks import (
     unknown_argument,
 )
 from fastmask.ops.mask import check_numbers
+from fastmask.ops.optimizer import Update, optimizer_update, square_sum
 from fastmask.registry import Kind
 from fastmask.variable import RowsGradient, Variable
 
-PIECE = 16384  # elements: six float32 pieces of 64 KB stay in the second-level cache
 NOT_SUPPORTED = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor")
 
 
@@ -54,11 +54,11 @@ class Optimizer:
 
     Notes
     -----
-    A subclass lists its state in `slots` and implements `update(w, g, lr, tmp, **slots)`, which changes the flat arrays
-    `w` and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`. Where `g` and all slots are 0 it
-    must leave `w` and the slots alone: with a RowsGradient (that of an Embedding) only the rows that have or once had a
-    gradient are gone through. The numbers are those of the dense gradient all the same; weight decay, which moves every
-    row, goes through all.
+    A subclass of one's own lists its state in `slots` and implements `update(w, g, lr, tmp, **slots)`, which changes
+    the flat arrays `w` and `slots` in place and may use the two arrays in `tmp` and, last of all, `g`. The optimizers
+    here name a kernel instead (`rule`). Where `g` and all slots are 0 it must leave `w` and the slots alone: with a
+    RowsGradient (that of an Embedding) only the rows that have or once had a gradient are gone through. The numbers are
+    those of the dense gradient all the same; weight decay, which moves every row, goes through all.
 
     After a step a weight that has a `constraint` is replaced by what that makes of it. Not supported: moving averages
     of the weights (use_ema) and loss_scale_factor, which float32 does not need.
@@ -101,13 +101,17 @@ class Optimizer:
         self.name = check_name(name) or type(self).__name__.lower()
         self._steps = 0  # calls of apply
         self._slots = {}  # Variable -> {slot name: flat array}
-        self._used_rows = {}  # Variable -> rows outside of which all slots are 0; where that is known
+        self._used_rows = {}  # Variable -> bool a row: False only where all slots are 0; where that is known
         self._accumulated = {}  # Variable -> sum of the gradients since the last update
         self._undecayed, self._undecayed_names = [], []
-        self._tmp = {}  # dtype -> three pieces
+
+    def rule(self, lr):
+        """(name, numbers) of the kernel's rule for this update; see `ops.optimizer.optimizer_update`."""
+        raise NotImplementedError(f"{type(self).__name__} has no update(w, g, lr, tmp, **slots)")
 
     def update(self, w, g, lr, tmp, **slots):
-        raise NotImplementedError(f"{type(self).__name__} has no update(w, g, lr, tmp, **slots)")
+        rule, numbers = self.rule(lr)
+        optimizer_update(rule, [Update(w, tuple(slots[name] for name in self.slots), g)], lr, numbers)
 
     @property
     def iterations(self):
@@ -132,7 +136,7 @@ class Optimizer:
         for v in check_list(variables, "variables", Variable):
             if v not in self._slots:
                 self._slots[v] = {name: np.zeros(v.size, v.dtype) for name in self.slots}
-                self._used_rows[v] = np.zeros(0, np.int64)
+                self._used_rows[v] = np.zeros(v.shape[:1], bool)
 
     def apply_gradients(self, grads_and_vars):
         """One step.
@@ -204,107 +208,75 @@ class Optimizer:
 
     def _update_all(self, pairs):
         lr = self.learning_rate
-        scale = self._scale_of_all([g for g, _ in pairs]) if self.global_clipnorm else None
         self.begin_update(lr)
+        scale_of_all = self._scale_of_all([g for g, _ in pairs]) if self.global_clipnorm else 1.0
+        whole = []
         for g, v in pairs:
-            one = self._scale_of_one(g) if self.clipnorm else scale
-            decay = self.weight_decay if self.weight_decay is not None and self._decays(v) else None
+            scale = self._scale_of_one(g) if self.clipnorm else scale_of_all
+            decay = self.weight_decay if self.weight_decay is not None and self._decays(v) else 0.0
+            state = tuple(self._slots[v][name] for name in self.slots)
             if isinstance(g, RowsGradient):
-                self._update_rows(g, v, lr, one, decay)
+                whole.append(Update(v._data, state, g.values, scale, decay, *self._moving_rows(g, v, decay)))
             else:
-                self._update_dense(g, v, lr, one, decay)
+                self._used_rows.pop(v, None)
+                whole.append(Update(v._data, state, g, scale, decay))
+        if type(self).update is Optimizer.update:
+            rule, numbers = self.rule(lr)
+            optimizer_update(rule, whole, lr, numbers, self.clipvalue or math.inf)
+        else:
+            for update in whole:
+                self._update_by_own(update, lr)
+        for _, v in pairs:
             v._changed()
 
     def begin_update(self, lr):
         """Called before the weights are updated: for numbers that all of them share."""
 
-    def _update_dense(self, g, v, lr, scale, decay):
-        w, g, slots = v._data.reshape(-1), g.reshape(-1), self._slots[v]  # views: a Variable's array is contiguous
-        self._used_rows.pop(v, None)
-        for start in range(0, len(w), PIECE):
-            piece = slice(start, start + PIECE)
-            w_piece = w[piece]
-            g_piece, *tmp = self._scratch(v.dtype, len(w_piece))
-            self._clip(g[piece], scale, g_piece)
-            self._update_piece(w_piece, g_piece, lr, decay, tmp, {name: a[piece] for name, a in slots.items()})
-
-    def _update_rows(self, g, v, lr, scale, decay):
-        """The same for the rows that move: each element goes through the very operations of the dense update."""
-        if not v.size:
-            return
-        width = math.prod(v.shape[1:])
-        arrays = {name: a.reshape(-1, width) for name, a in {"w": v._data, **self._slots[v]}.items()}
-        rows = self._moving_rows(g, v, decay)
-        at = np.searchsorted(rows, g.rows)  # where those with a gradient are among them
-        many = max(1, PIECE // width)
-        for start in range(0, len(rows), many):
-            part = rows[start : start + many]
-            gapless = part[-1] - part[0] + 1 == len(part)
-            index = slice(part[0], part[-1] + 1) if gapless else part
-            pieces = {name: a[index].reshape(-1) for name, a in arrays.items()}  # views if gapless, else copies
-            g_piece, *tmp = self._scratch(v.dtype, len(part) * width)
-            first, last = np.searchsorted(at, (start, start + len(part)))
-            g_piece[:] = 0
-            g_piece.reshape(-1, width)[at[first:last] - start] = g.values[first:last].reshape(-1, width)
-            self._clip(g_piece, scale, g_piece)
-            slots = {name: pieces[name] for name in self.slots}
-            self._update_piece(pieces["w"], g_piece, lr, decay, tmp, slots)
-            if not gapless:
-                for name, a in arrays.items():
-                    a[index] = pieces[name].reshape(-1, width)
-
     def _moving_rows(self, g, v, decay):
-        """Numbers of the rows that this step changes, ascending."""
-        if decay is not None:
-            return np.arange(v.shape[0])
-        if not self.slots:
-            return g.rows
-        used = self._used_rows.get(v)
-        if used is None:  # it had a dense gradient, or its state was read
-            states = [a.reshape(v.shape[0], -1).any(axis=1) for a in self._slots[v].values()]
-            used = np.flatnonzero(np.logical_or.reduce(states))
-        self._used_rows[v] = used = np.union1d(used, g.rows)
-        return used
+        """(numbers of the rows that this step changes, for each the row of g.values or -1)."""
+        if decay:
+            rows = np.arange(v.shape[0])
+        elif not self.slots:
+            return np.ascontiguousarray(g.rows, np.int64), np.arange(len(g.rows))
+        else:
+            used = self._used_rows.get(v)
+            if used is None:  # it had a dense gradient, or its state was read
+                states = [a.reshape(v.shape[0], -1).any(axis=1) for a in self._slots[v].values()]
+                self._used_rows[v] = used = np.logical_or.reduce(states)
+            used[g.rows] = True
+            rows = np.flatnonzero(used)
+        at = np.full(v.shape[0], -1)
+        at[g.rows] = np.arange(len(g.rows))
+        return rows, at[rows]
 
-    def _clip(self, g, scale, out):
-        if scale is not None:
-            np.multiply(g, g.dtype.type(scale), out=out)
-        elif self.clipvalue:
-            np.clip(g, -self.clipvalue, self.clipvalue, out=out)
-        elif out is not g:
-            np.copyto(out, g)
-
-    def _update_piece(self, w, g, lr, decay, tmp, slots):
-        if decay is not None:  # w -= w decay lr
-            np.multiply(w, w.dtype.type(decay), out=tmp[0])
-            tmp[0] *= w.dtype.type(lr)
-            w -= tmp[0]
-        self.update(w, g, lr, tmp, **slots)
-
-    def _scratch(self, dtype, n):
-        """Three arrays of n elements, made once."""
-        arrays = self._tmp.get(dtype)
-        if arrays is None or len(arrays[0]) < n:
-            arrays = self._tmp[dtype] = [np.empty(max(n, PIECE), dtype) for _ in range(3)]
-        return [a[:n] for a in arrays]
+    def _update_by_own(self, u, lr):
+        """By the `update` of a subclass."""
+        g = u.g * u.g.dtype.type(u.scale)
+        if self.clipvalue:
+            np.clip(g, -self.clipvalue, self.clipvalue, out=g)
+        arrays = [u.w, *(a.reshape(u.w.shape) for a in u.state)]
+        if u.rows is None:
+            parts = [a.reshape(-1) for a in arrays]  # views: a Variable's array is contiguous
+        else:
+            of_rows = np.zeros((len(u.rows), *u.w.shape[1:]), g.dtype)
+            of_rows[u.g_rows >= 0] = g  # both ascend
+            g, parts = of_rows, [a[u.rows].reshape(-1) for a in arrays]
+        w, *state = parts
+        if u.decay:
+            w -= w * w.dtype.type(u.decay) * w.dtype.type(lr)
+        tmp = [np.empty_like(w) for _ in range(2)]
+        self.update(w, g.reshape(-1), lr, tmp, **dict(zip(self.slots, state, strict=True)))
+        if u.rows is not None:
+            for a, part in zip(arrays, parts, strict=True):
+                a[u.rows] = part.reshape(len(u.rows), *u.w.shape[1:])
 
     # ---- clipping and decay -----------------------------------------------------------------------------------------
     def _scale_of_one(self, g):
-        return self.clipnorm / max(math.sqrt(self._sum_of_squares(g)), self.clipnorm)
+        return self.clipnorm / max(math.sqrt(square_sum(_values(g))), self.clipnorm)
 
     def _scale_of_all(self, grads):
-        norm = math.sqrt(sum(self._sum_of_squares(g) for g in grads))
+        norm = math.sqrt(sum(square_sum(_values(g)) for g in grads))
         return self.global_clipnorm / max(norm, self.global_clipnorm) + (norm - norm)  # NaN, as in Keras, unless finite
-
-    def _sum_of_squares(self, g):
-        """In float64 and without BLAS, whose threads would slow down the kernels that run next."""
-        g = (g.values if isinstance(g, RowsGradient) else g).reshape(-1)
-        total, square = 0.0, self._scratch(g.dtype, PIECE)[0]
-        for start in range(0, len(g), PIECE):
-            piece = g[start : start + PIECE]
-            np.multiply(piece, piece, out=square[: len(piece)])
-            total += float(np.add.reduce(square[: len(piece)], dtype=np.float64))
-        return total
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Let no weight decay act on these Variables, nor on those whose name contains one of `var_names`."""
@@ -412,8 +384,9 @@ class Optimizer:
         lr = config.get("learning_rate")
         return cls(**(config | {"learning_rate": schedules.get(lr)} if isinstance(lr, dict) else config))
 
-    def __getstate__(self):
-        return self.__dict__ | {"_tmp": {}}
+
+def _values(g):
+    return g.values if isinstance(g, RowsGradient) else g
 
 
 def _checked_gradient(g, v):
@@ -448,19 +421,10 @@ class SGD(Optimizer):
         self.nesterov = check_flag(nesterov, "nesterov")
         self.slots = ("m",) if self.momentum else ()
 
-    def update(self, w, g, lr, tmp, m=None):
-        g *= g.dtype.type(lr)
-        if m is None:
-            w -= g
-            return
-        m *= self.momentum
-        m -= g
-        if self.nesterov:
-            np.multiply(m, self.momentum, out=tmp[0])
-            tmp[0] -= g
-            w += tmp[0]
-        else:
-            w += m
+    def rule(self, lr):
+        if not self.momentum:
+            return "sgd", (lr,)
+        return "nesterov" if self.nesterov else "momentum", (lr, self.momentum)
 
 
 class RMSprop(Optimizer):
@@ -480,28 +444,9 @@ class RMSprop(Optimizer):
         self.epsilon, self.centered = check_number(epsilon, "epsilon"), check_flag(centered, "centered")
         self.slots = ("v",) + ("m",) * bool(self.momentum) + ("a",) * self.centered
 
-    def update(self, w, g, lr, tmp, v, m=None, a=None):
-        step, tmp = tmp
-        np.multiply(g, g, out=tmp)
-        tmp *= 1 - self.rho
-        v *= self.rho
-        v += tmp
-        np.copyto(step, v)
-        if a is not None:
-            np.multiply(g, 1 - self.rho, out=tmp)
-            a *= self.rho
-            a += tmp
-            np.multiply(a, a, out=tmp)
-            step -= tmp
-        step += self.epsilon
-        np.sqrt(step, out=step)
-        g *= g.dtype.type(lr)
-        np.divide(g, step, out=step)
-        if m is not None:
-            m *= self.momentum
-            m += step
-            step = m
-        w -= step
+    def rule(self, lr):
+        name = "rmsprop" + "_centered" * self.centered + "_momentum" * bool(self.momentum)
+        return name, (lr, self.rho, 1 - self.rho, self.epsilon, self.momentum)
 
 
 class Adam(Optimizer):
@@ -523,27 +468,10 @@ class Adam(Optimizer):
         self.epsilon, self.amsgrad = check_number(epsilon, "epsilon"), check_flag(amsgrad, "amsgrad")
         self.slots = ("m", "v", "v_hat") if self.amsgrad else ("m", "v")
 
-    def begin_update(self, lr):
+    def rule(self, lr):
         t = self.iterations + 1
-        self._alpha = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
-
-    def update(self, w, g, lr, tmp, m, v, v_hat=None):
-        step, tmp = tmp
-        np.subtract(g, m, out=tmp)
-        tmp *= 1 - self.beta_1
-        m += tmp
-        np.multiply(g, g, out=tmp)
-        tmp -= v
-        tmp *= 1 - self.beta_2
-        v += tmp
-        if v_hat is not None:
-            np.maximum(v_hat, v, out=v_hat)
-            v = v_hat
-        np.sqrt(v, out=tmp)
-        tmp += self.epsilon
-        np.multiply(m, g.dtype.type(self._alpha), out=step)
-        step /= tmp
-        w -= step
+        alpha = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        return "amsgrad" if self.amsgrad else "adam", (alpha, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
 
 
 class AdamW(Adam):
