@@ -11,6 +11,7 @@ import numpy as np
 from cases import CELLS, Problem
 from fastmask.kernels import fma_peak
 from fastmask.kernels.activation_names import NAMES
+from fastmask.kernels.optimizer_names import RULES
 from fastmask.ops import mask as mask_ops
 from fastmask.ops import normalization, pool
 from fastmask.ops.activation import activation_backward, activation_forward, softmax_backward, softmax_forward
@@ -19,6 +20,7 @@ from fastmask.ops.convolution import conv1d_backward, conv1d_forward
 from fastmask.ops.embedding import embedding_backward, embedding_forward
 from fastmask.ops.gemm import dense_backward, dense_forward
 from fastmask.ops.loss import loss_value_and_grad
+from fastmask.ops.optimizer import Update, optimizer_update, square_sum
 from fastmask.ragged import Ragged
 from test_loss import CASES as LOSSES
 from test_loss import case_id
@@ -110,7 +112,26 @@ def _loss(case, dtype, n):
 def _masks(dtype, n):
     steps = mask_ops.SMALL // n + 7  # smaller ones are NumPy's
     x = _random(dtype, 1, steps, n) * _holes(1, steps, 1)
-    return [mask_ops.from_values(x), mask_ops.from_values(x, x[0, 0, 0]), mask_ops.zero_masked(x, _holes(1, steps))]
+    hidden, cleared = _holes(1, steps), x.copy()
+    mask_ops.clear_masked(cleared, hidden)
+    finite = np.array([mask_ops.is_finite_under(x, hidden)])
+    return [
+        *(mask_ops.from_values(x), mask_ops.from_values(x, x[0, 0, 0]), mask_ops.zero_masked(x, hidden)),
+        *(cleared, finite),
+    ]
+
+
+def _optimizer(dtype, n):
+    """Every rule: all of a weight, and some of its rows; and the norm of a gradient."""
+    found = [np.array(square_sum(_random(dtype, n, 3)))]
+    for rule, count in RULES.items():
+        w, g, *state = (abs(_random(dtype, n, 3, seed=i)) for i in range(2 + count))
+        rows = np.arange(0, n, 2)
+        some = {"rows": rows, "g_rows": np.where(rows % 4 == 0, rows // 4, -1)}
+        for update in (Update(w, tuple(state), g), Update(w, tuple(state), g[: len(rows[::2])].copy(), **some)):
+            optimizer_update(rule, [update], 0.1, (0.1, 0.5, 0.5, 1.0, 0.5))
+        found += [w, *state]
+    return found
 
 
 def _normalization(name, dtype, n, **options):
@@ -175,5 +196,6 @@ _CALLS = {
     "embedding": _embedding,
     "attention": _attention,
     "convolution": _convolution,
+    "optimizer": _optimizer,
     "peak": _peak,
 }

@@ -167,6 +167,25 @@ def test_padding_and_holes_change_no_row():
     assert np.isnan(y[~valid]).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"activation": "softmax", "from_logits": True}], ids=str)
+def test_steps_at_which_nothing_arrives_are_not_read(options, dtype):
+    """NaN in x where dy is 0 changes nothing; the gradients are those of the other steps alone, to the bit."""
+    problem = Problem((90,), 17, 15, dtype=dtype)
+    some = np.random.default_rng(1).random(90) < 0.5
+    problem.dy[~some] = 0
+    problem.x[~some] = np.nan
+    alone = problem.train(x=problem.x[some], dy=problem.dy[some], **options)
+    whole = problem.train(**options)
+    for name in ("kernel", "bias"):
+        assert_same_bits(whole[name], alone[name], name)
+    assert_same_bits(whole["x"][some], alone["x"])
+    assert not whole["x"][~some].any()
+    problem.dy[:] = 0
+    nothing = problem.train(**options)
+    assert not any(nothing[name].any() for name in ("x", "kernel", "bias"))
+
+
 # ---- arguments ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(dtype):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import fastmask.ops.mask
 from fastmask import masks
-from fastmask.ops.mask import check_count, check_lengths, check_mask
+from fastmask.ops.mask import check_count, check_lengths, check_mask, clear_masked, is_finite_under
 from fastmask.reference import mask as reference
 from helpers import assert_doctests, mask_cases
 
@@ -221,3 +221,30 @@ def test_count_takes_numpy_integers():
 
 def test_examples():
     assert_doctests(fastmask.ops.mask)
+
+
+# ---- what stands under a mask ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+def test_garbage_under_a_mask_is_found_wherever_it_stands(garbage, dtype):
+    for steps, features in ((3, 2), (700, 33), (9000, 1), (1300, 5)):  # NumPy's, then the kernel's
+        x = np.full((steps, features), np.finfo(dtype).max, dtype)
+        mask = np.random.default_rng(0).random(steps) < 0.5
+        mask[[0, -1]] = False
+        assert is_finite_under(x, mask)
+        x[mask] = garbage
+        assert is_finite_under(x, mask)
+        hidden = np.flatnonzero(~mask)
+        for step, feature in ((0, 0), (steps - 1, features - 1), (hidden[len(hidden) // 2], features // 2)):
+            kept, x[step, feature] = x[step, feature], garbage
+            assert not is_finite_under(x, mask)
+            x[step, feature] = kept
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clear_masked(dtype):
+    for shape in ((4, 3, 1), (7, 100, 17), (0, 3), (3, 0)):
+        x = np.full(shape, np.nan, dtype)
+        mask = np.random.default_rng(0).random(shape[:-1]) < 0.5
+        clear_masked(x, mask)
+        assert np.isnan(x[mask]).all() and not x[~mask].any()

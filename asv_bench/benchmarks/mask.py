@@ -3,6 +3,7 @@
 import numpy as np
 
 import fastmask as fm
+from fastmask.ops.mask import clear_masked, is_finite_under
 
 from . import common
 
@@ -33,3 +34,9 @@ class Masks:
 
     def time_to_lengths(self, *_):
         fm.masks.to_lengths(self.mask)
+
+    def time_is_finite_under(self, *_):
+        is_finite_under(self.x, self.mask)
+
+    def time_clear_masked(self, *_):
+        clear_masked(self.x, self.mask)

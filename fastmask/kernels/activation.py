@@ -10,7 +10,7 @@ activation.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from ._jit import kernel
 from .activation_names import CODES, LINEAR, NAMES, SIGMOID, TANH
@@ -33,7 +33,6 @@ from .simd import (
     store_part,
     unpack,
     vexp,
-    vlog,
     where,
 )
 
@@ -266,75 +265,135 @@ def activation_backward(block, args, real):
         i += L
 
 
-@register_jitable
-def softmax_row(real, x, y, size, log):
+class _Row:
+    """A row of `size` numbers, a vector a turn. A sum is made of 16 partial ones (float64: 8) whatever the number of
+    lanes: its bits are the same on every machine.
+    """
+
+    def __init__(self, e, size):
+        self.e, self.size = e, size
+        self.turns = self._vectors(e.lanes)
+        self.parts = 64 // (e.lanes * e.bytes)
+
+    def _vectors(self, lanes):
+        b = self.e.b
+        return b.sdiv(b.add(self.size, ir.Constant(I64, lanes - 1)), ir.Constant(I64, lanes))
+
+    def _at(self, k):
+        """(elements before turn k, elements left)."""
+        first = self.e.b.mul(k, ir.Constant(I64, self.e.lanes))
+        return first, self.e.b.sub(self.size, first)
+
+    def load(self, row, k):
+        first, left = self._at(k)
+        return self.e.load_part(self.e.at(row, first), left)
+
+    def store(self, row, k, x):
+        first, left = self._at(k)
+        self.e.store_part(self.e.at(row, first), x, left)
+
+    def _inside(self, k, x, other):
+        return self.e.where(self.e.lane_mask(self._at(k)[1]), x, other)
+
+    def largest(self, row):
+        """Of all numbers, in every lane; a NaN wins over none, but what is computed from it is NaN again."""
+        e = self.e
+
+        def larger(a, b):
+            return e.where(b > a, b, a)
+
+        start = e.const(float("-inf"))
+        (largest,) = e.loop(self.turns, [start], lambda k, m: [larger(m[0], self._inside(k, self.load(row, k), start))])
+        return e.across(largest, larger)
+
+    def sum(self, turn):
+        """Of the vectors turn(k), in every lane."""
+        e, many = self.e, ir.Constant(I64, self.parts)
+
+        def body(i, sums):
+            at = [e.b.add(e.b.mul(i, many), ir.Constant(I64, p)) for p in range(self.parts)]
+            return [old + self._inside(k, turn(k), 0.0) for old, k in zip(sums, at, strict=True)]
+
+        sums = e.loop(self._vectors(64 // e.bytes), [e.const(0.0)] * self.parts, body)
+        while len(sums) > 1:  # in halves, as the lanes after them
+            half = len(sums) // 2
+            sums = [x + y for x, y in zip(sums[:half], sums[half:], strict=True)]
+        return e.across(sums[0], lambda x, y: x + y)
+
+    def put(self, row, turn):
+        """Store turn(k) for all k."""
+
+        def body(k, _):
+            self.store(row, k, turn(k))
+            return []
+
+        self.e.loop(self.turns, [], body)
+
+
+@intrinsic
+def softmax_row(typingctx, real, x, y, size, log):
     """y = softmax(x), or its logarithm, over `size` numbers; y may be x unless `log`.
 
-    e^(x - max) / sum; the sum runs over four interleaved partial sums whatever the number of lanes, so its bits are the
-    same on every machine. A NaN fills its row.
+    e^(x - max) / sum. A NaN fills its row.
     """
-    L, bytes_ = lanes(real), itemsize(real)
-    top = get_real(real, x, 0)
-    for k in range(1, size):
-        v = get_real(real, x, k)
-        if v > top or v != v:
-            top = v
-    k = 0
-    while k < size:
-        count = min(L, size - k)
-        store_part(y + k * bytes_, vexp(load_part(real, x + k * bytes_, count) - top), count)
-        k += L
-    s0, s1, s2, s3 = real(0), real(0), real(0), real(0)
-    k = 0
-    while k + 4 <= size:
-        s0 += get_real(real, y, k)
-        s1 += get_real(real, y, k + 1)
-        s2 += get_real(real, y, k + 2)
-        s3 += get_real(real, y, k + 3)
-        k += 4
-    while k < size:
-        s0 += get_real(real, y, k)
-        k += 1
-    total = splat(real, (s0 + s1) + (s2 + s3))
-    if log:
-        total = vlog(total)
-    k = 0
-    while k < size:
-        count = min(L, size - k)
-        if log:
-            v = (load_part(real, x + k * bytes_, count) - top) - total
-        else:
-            v = load_part(real, y + k * bytes_, count) / total
-        store_part(y + k * bytes_, v, count)
-        k += L
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, sig.args[0].instance_type)
+        x, y, row = e.ptr(args[1]), e.ptr(args[2]), _Row(e, args[3])
+        top = row.largest(x)
+
+        def power(k):
+            v = e.exp_nonpositive(row.load(x, k) - top)
+            row.store(y, k, v)
+            return v
+
+        total = row.sum(power)
+        with builder.if_else(builder.icmp_signed("==", args[4], ir.Constant(I64, 0))) as (plain, logarithm):
+            with plain:
+                row.put(y, lambda k: row.load(y, k) / total)
+            with logarithm:
+                log_total = e.log(total)
+                row.put(y, lambda k: (row.load(x, k) - top) - log_total)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 4), codegen
 
 
-@kernel("x y size log")
+@intrinsic
+def softmax_slope_row(typingctx, real, y, dy, dx, size, log):
+    """softmax: dx = y (dy - sum(dy y)); log_softmax: dx = dy - e^y sum(dy). dx may be dy."""
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, sig.args[0].instance_type)
+        (y, dy, dx), row = (e.ptr(a) for a in args[1:4]), _Row(e, args[4])
+        with builder.if_else(builder.icmp_signed("==", args[5], ir.Constant(I64, 0))) as (plain, logarithm):
+            with plain:
+                total = row.sum(lambda k: row.load(dy, k) * row.load(y, k))
+                row.put(dx, lambda k: row.load(y, k) * (row.load(dy, k) - total))
+            with logarithm:
+                total_dy = row.sum(lambda k: row.load(dy, k))
+                row.put(dx, lambda k: row.load(dy, k) - e.exp(row.load(y, k)) * total_dy)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 5), codegen
+
+
+@kernel("x y rows size log many")
 def softmax_forward(block, args, real):
-    """y = softmax(x), or its logarithm, over one row of `size`. Parallel: a block is a row."""
-    x, y, size, log = unpack(args, 4)
-    row = block * size * itemsize(real)
-    softmax_row(real, x + row, y + row, size, log)
+    """y = softmax(x), or its logarithm, over rows of `size`. Parallel: blocks of `many` rows."""
+    x, y, rows, size, log, many = unpack(args, 6)
+    stride = size * itemsize(real)
+    for n in range(block * many, min(rows, (block + 1) * many)):
+        softmax_row(real, x + n * stride, y + n * stride, size, log)
 
 
-@kernel("y dy dx size log")
+@kernel("y dy dx rows size log many")
 def softmax_backward(block, args, real):
-    """softmax: dx = y (dy - sum(dy y)); log_softmax: dx = dy - e^y sum(dy). Parallel: a block is a row."""
-    y, dy, dx, size, log = unpack(args, 5)
-    L, bytes_ = lanes(real), itemsize(real)
-    y += block * size * bytes_
-    dy += block * size * bytes_
-    dx += block * size * bytes_
-    total = real(0)
-    for k in range(size):
-        total += get_real(real, dy, k) if log else get_real(real, dy, k) * get_real(real, y, k)
-    k = 0
-    while k < size:
-        count = min(L, size - k)
-        v, d = load_part(real, y + k * bytes_, count), load_part(real, dy + k * bytes_, count)
-        d = d - vexp(v) * total if log else v * (d - total)
-        store_part(dx + k * bytes_, d, count)
-        k += L
+    """The gradient dx of the inputs of softmax_forward from its outputs. Parallel: blocks of `many` rows."""
+    y, dy, dx, rows, size, log, many = unpack(args, 7)
+    stride = size * itemsize(real)
+    for n in range(block * many, min(rows, (block + 1) * many)):
+        softmax_slope_row(real, y + n * stride, dy + n * stride, dx + n * stride, size, log)
 
 
 @kernel("x y mask base size")

@@ -10,37 +10,32 @@ Design
 """
 
 from ._jit import kernel
-from .activation import softmax_row
+from .activation import softmax_row, softmax_slope_row
 from .simd import fma, get_i64, get_real, itemsize, lanes, load, load_part, put_real, splat, store_part, unpack, vtanh
 
 
-@kernel("scores start size seen")
+@kernel("scores start size seen queries many")
 def softmax_forward(block, args, real):
-    """In place: the softmax over the first `seen` of the `size` scores of a query, 0 behind. Parallel: a block is a
-    query; start, size, seen (queries,).
+    """In place: the softmax over the first `seen` of the `size` scores of a query, 0 behind. start, size, seen
+    (queries,). Parallel: blocks of `many` queries.
     """
-    scores, start, size, seen = unpack(args, 4)
-    p = scores + get_i64(start, block) * itemsize(real)
-    size, seen = get_i64(size, block), get_i64(seen, block)
-    if seen > 0:
-        softmax_row(real, p, p, seen, 0)
-    for k in range(seen, size):
-        put_real(real, p, k, 0.0)
+    scores, start, size, seen, queries, many = unpack(args, 6)
+    for q in range(block * many, min(queries, (block + 1) * many)):
+        p = scores + get_i64(start, q) * itemsize(real)
+        count = get_i64(seen, q)
+        if count > 0:
+            softmax_row(real, p, p, count, 0)
+        for k in range(count, get_i64(size, q)):
+            put_real(real, p, k, 0.0)
 
 
-@kernel("p dp start size")
+@kernel("p dp start size queries many")
 def softmax_backward(block, args, real):
-    """In place of dp: the gradient of the scores, p (dp - sum(dp p)). Parallel: a block is a query."""
-    p, dp, start, size = unpack(args, 4)
-    at = get_i64(start, block) * itemsize(real)
-    size = get_i64(size, block)
-    p += at
-    dp += at
-    total = real(0)
-    for k in range(size):
-        total += get_real(real, dp, k) * get_real(real, p, k)
-    for k in range(size):
-        put_real(real, dp, k, get_real(real, p, k) * (get_real(real, dp, k) - total))
+    """In place of dp: the gradient of the scores, p (dp - sum(dp p)). Parallel: blocks of `many` queries."""
+    p, dp, start, size, queries, many = unpack(args, 6)
+    for q in range(block * many, min(queries, (block + 1) * many)):
+        at = get_i64(start, q) * itemsize(real)
+        softmax_slope_row(real, p + at, dp + at, dp + at, get_i64(size, q), 0)
 
 
 @kernel("jobs weight")

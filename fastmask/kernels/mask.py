@@ -1,4 +1,4 @@
-"""Masks from values, and masked steps set to zero: one pass over the memory each.
+"""Masks from values, masked steps set to zero or looked through: one pass over the memory each.
 
 The comparison works on the bits, not on the numbers: kernels run with denormals flushed to zero, but a denormal is data
 (semantics A14).
@@ -13,6 +13,7 @@ from .simd import (
     I64,
     Emitter,
     _real,
+    fma,
     get_u8,
     itemsize,
     lanes,
@@ -68,6 +69,18 @@ def _any_differs(typingctx, real, address, count, bits, relevant):
     return types.int64(real, *[types.int64] * 4), codegen
 
 
+@intrinsic
+def _any_nan(typingctx, v):
+    """Whether one of the lanes is NaN."""
+
+    def codegen(context, builder, sig, args):
+        e = Emitter(builder, sig.args[0].real)
+        lanes = builder.bitcast(builder.fcmp_unordered("uno", args[0], args[0]), ir.IntType(e.lanes))
+        return builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
+
+    return types.boolean(v), codegen
+
+
 @kernel("x steps size bits relevant mask")
 def from_values(block, args, real):
     """mask[n] = any of x[n, :size] differs from the value with these bits. Parallel: blocks of BLOCK steps."""
@@ -92,3 +105,36 @@ def zero_masked(block, args, real):
             k += L
         if k < size:
             store_part(y + p + k * bytes_, load_part(real, x + p + k * bytes_, size - k) if use else zero, size - k)
+
+
+@kernel("x mask steps size found")
+def hidden_garbage(block, args, real):
+    """found[block] = 1 if a number of x[n, :size] with mask[n] False is NaN or infinite. Parallel: blocks of BLOCK
+    steps.
+    """
+    x, mask, steps, size, found = unpack(args, 5)
+    L, bytes_ = lanes(real), itemsize(real)
+    for n in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
+        if get_u8(mask, n) == 0:
+            p, zeros = x + n * size * bytes_, splat(real, 0.0)  # 0 x is NaN unless x is finite
+            for k in range(0, size - L + 1, L):
+                zeros = fma(load(real, p + k * bytes_), 0.0, zeros)
+            k = size - size % L
+            zeros = fma(load_part(real, p + k * bytes_, size - k), 0.0, zeros)
+            if _any_nan(zeros):
+                put_u8(found, block, 1)
+
+
+@kernel("x mask steps size")
+def clear_masked(block, args, real):
+    """x[n, :size] = 0 where not mask[n]. Parallel: blocks of BLOCK steps."""
+    x, mask, steps, size = unpack(args, 4)
+    L, bytes_ = lanes(real), itemsize(real)
+    zero = splat(real, 0.0)
+    for n in range(block * BLOCK, min(steps, (block + 1) * BLOCK)):
+        if get_u8(mask, n) == 0:
+            p = x + n * size * bytes_
+            for k in range(0, size - L + 1, L):
+                store(p + k * bytes_, zero)
+            k = size - size % L
+            store_part(p + k * bytes_, zero, size - k)

@@ -4,11 +4,11 @@ import numpy as np
 
 from fastmask import activations, constraints, initializers, regularizers
 from fastmask.layers.base import Layer
-from fastmask.layers.masked import compute_under_mask, zero_under_mask
+from fastmask.layers.masked import compute_under_mask, values_of, zero_under_mask
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.structure import differ, is_nested, map_inputs
 from fastmask.ops import gemm
-from fastmask.ops.mask import from_values, one_number
+from fastmask.ops.mask import from_values, is_finite_under, one_number
 from fastmask.ragged import Ragged
 
 
@@ -342,15 +342,17 @@ class Dense(Affine):
 
     def _compute(self, inputs, mask, training, activation):
         self.check_input_shape(inputs.shape)
-        return compute_under_mask(lambda x: self._affine(x, training, activation), inputs, mask)
+        outputs, tape = self._affine(inputs, training, activation)
+        if mask is None or _all_finite_under(mask, tape, outputs):
+            return outputs
+        return compute_under_mask(lambda x: self._affine(x, training, activation)[0], inputs, mask)
 
     def _affine(self, x, training, activation):
         kernel, bias, packed = self._arrays()
-        if not training:
-            return gemm.dense(x, kernel, bias, activation=activation, packed=packed)
         outputs, tape = gemm.dense_forward(x, kernel, bias, activation=activation, packed=packed)
-        self._keep(tape, lambda tape: _like(x, tape.z.reshape(tape.shape)))
-        return outputs
+        if training:
+            self._keep(tape, lambda tape: _like(x, tape.z.reshape(tape.shape)))
+        return outputs, tape
 
     def check_input_shape(self, shape):
         """ValueError if inputs of that shape do not fit the weights."""
@@ -367,6 +369,15 @@ class Dense(Affine):
 
     def mask_role(self):
         return "passes"
+
+
+def _all_finite_under(mask, tape, outputs):
+    """Whether inputs, pre-activations and outputs are finite at masked steps. Whatever is not in a step of the inputs
+    makes all of its pre-activations so, and of these there are mostly fewer.
+    """
+    y = values_of(outputs)
+    z = tape.z.reshape(y.shape)
+    return is_finite_under(z, mask) and (tape.activation in (None, "linear") or is_finite_under(y, mask))
 
 
 def _like(x, values):

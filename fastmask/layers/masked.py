@@ -7,7 +7,7 @@ np.sum(y)) is a plain array: the mask would not fit it, or would be a guess.
 
 import numpy as np
 
-from fastmask.ops.mask import align_mask, check_mask
+from fastmask.ops.mask import align_mask, check_mask, is_finite_under
 from fastmask.ragged import Ragged
 
 
@@ -158,13 +158,11 @@ def map_values(function, x):
 def finite_under_mask(x, mask):
     """x with 0 for NaN and infinity at masked steps, where they count as 0; x itself if there are none."""
     values = values_of(x)
-    hidden = ~mask
-    garbage = values[hidden]
-    finite = np.isfinite(garbage)
-    if finite.all():
+    if is_finite_under(values, mask):
         return x
     values = values.copy()
-    values[hidden] = np.where(finite, garbage, 0)
+    garbage = values[~mask]
+    values[~mask] = np.where(np.isfinite(garbage), garbage, 0)
     return x.with_values(values) if isinstance(x, Ragged) else values
 
 
@@ -184,9 +182,9 @@ def compute_under_mask(function, x, mask):
         return function(x)
     x = finite_under_mask(x, mask)
     outputs = function(x)
+    if is_finite_under(values_of(outputs), mask):
+        return outputs
     overflown = ~mask
     finite = np.isfinite(values_of(outputs)[overflown])
-    if finite.all():
-        return outputs
     overflown[overflown] = ~finite.all(axis=tuple(range(1, finite.ndim)))
     return function(zero_under_mask(x, ~overflown))

@@ -15,7 +15,8 @@ from fastmask.ops._common import ROWWISE, activation_code, as_floats, check_acti
 from fastmask.ops.mask import check_mask
 from fastmask.ragged import Ragged
 
-_BLOCK = 16384  # elements of a block of kernels/activation.py
+_BLOCK = 16384  # elements of a block of kernels/activation.py …
+_ROW_BLOCK = 2048  # … and of one of rows
 NAMES = tuple(n for n in CODES if n is not None) + tuple(ROWWISE)
 
 
@@ -35,9 +36,9 @@ def activation_forward(x, name):
     x = as_floats("x", x)
     y = np.empty_like(x)
     if name in ROWWISE:
-        rows, size = _rows(x, name)
+        rows, size, many = _rows(x, name)
         _jit.get("activation", "softmax_forward", x.dtype.name).run(
-            rows, x.size * 16, x=x, y=y, size=size, log=ROWWISE[name]
+            -(-rows // many), x.size * 16, x=x, y=y, rows=rows, size=size, log=ROWWISE[name], many=many
         )
         return y
     code = activation_code(name, "name")
@@ -56,9 +57,9 @@ def activation_backward(x, y, dy, name):
     dy = check_shape("dy", as_floats("dy", dy, y.dtype), y.shape)
     dx = np.empty_like(y)
     if name in ROWWISE:
-        rows, size = _rows(y, name)
+        rows, size, many = _rows(y, name)
         _jit.get("activation", "softmax_backward", y.dtype.name).run(
-            rows, y.size * 8, y=y, dy=dy, dx=dx, size=size, log=ROWWISE[name]
+            -(-rows // many), y.size * 8, y=y, dy=dy, dx=dx, rows=rows, size=size, log=ROWWISE[name], many=many
         )
         return dx
     code = activation_code(name, "name")
@@ -72,10 +73,11 @@ def activation_backward(x, y, dy, name):
 
 
 def _rows(x, name):
+    """(rows, size of a row, rows of a block) of x."""
     if x.ndim < 1:
         raise ValueError(f"x: expected rank at least 1 for {name}, received a scalar")
     size = x.shape[-1]
-    return (x.size // size if size else 0), size
+    return (x.size // size if size else 0), size, max(1, _ROW_BLOCK // max(1, size))
 
 
 def softmax_forward(x, axis=-1, mask=None):

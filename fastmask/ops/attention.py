@@ -13,6 +13,7 @@ from fastmask.ops._products import Stack, cut_rows, multiply, stack_of_steps, ta
 from fastmask.ops.mask import check_numbers
 from fastmask.ragged import Ragged
 
+QUERIES = 16  # of a block of the softmax
 SOFTMAX_WORK, TANH_WORK = 64, 16  # of a score, and of a tanh and its derivative, in multiply-adds
 
 
@@ -184,8 +185,9 @@ def attention_forward(
     pairs = _Pairs(query, value, causal)
     p = _scores(pairs, stack_of_steps(q, query.steps.first), stack_of_steps(k, keys.steps.first), weight)
     _jit.get("attention", "softmax_forward", dtype.name).run(
-        len(q), SOFTMAX_WORK * pairs.count, scores=p, start=pairs.at, size=pairs.size, seen=pairs.seen
-    )
+        -(-len(q) // QUERIES), SOFTMAX_WORK * pairs.count, scores=p, start=pairs.at, size=pairs.size, seen=pairs.seen,
+        queries=len(q), many=QUERIES,
+    )  # fmt: skip
     dropped = p
     if dropout is not None:
         dropout = check_shape("dropout", _like_query("dropout", dropout(pairs.count), dtype), p.shape, "(pairs,)")
@@ -231,8 +233,9 @@ def attention_backward(tape, d_outputs, d_scores=None):
     if dropout is not None:
         dp *= dropout
     _jit.get("attention", "softmax_backward", dtype.name).run(
-        len(q), SOFTMAX_WORK * pairs.count, p=p, dp=dp, start=pairs.at, size=pairs.size
-    )
+        -(-len(q) // QUERIES), SOFTMAX_WORK * pairs.count, p=p, dp=dp, start=pairs.at, size=pairs.size,
+        queries=len(q), many=QUERIES,
+    )  # fmt: skip
     ds, d_weight = pairs.stack(dp), None  # dp has become the gradient of the scores
     if weight is None:
         d_query, d_key = np.empty_like(q), np.empty_like(k)

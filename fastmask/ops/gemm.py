@@ -13,6 +13,7 @@ from fastmask.ops._common import aligned_zeros, as_floats, check_activation, che
 from fastmask.ops._packing import PANEL_BYTES, lanes, pack_columns
 from fastmask.ops._recurrent import column_sums, plain_columns, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
+from fastmask.ops.mask import clear_masked, from_values
 from fastmask.ragged import Ragged
 
 
@@ -149,32 +150,26 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     dz = dy.reshape(rows, K)
     if not from_logits and tape.activation not in (None, "linear"):
         dz = activation_backward(tape.z, tape.y, dz, tape.activation)
+    some = from_values(dz)  # a step at which nothing but 0 arrives, as under a mask, adds nothing
+    reached = np.flatnonzero(some)
+    N = len(reached)
     L = lanes(dtype)
     vectors = -(-K // L)
     step = vectors * L * dtype.itemsize
-    padded = aligned_zeros((rows, vectors * L), dtype)
-    padded[:, :K] = dz
+    padded = aligned_zeros((N, vectors * L), dtype)
+    padded[:, :K] = dz if rows == N else dz[reached]
     dx = None
     if need_x:
         dx = np.empty((rows, F), dtype)
-        product(dtype, padded, step, 1, K, 0, pack_columns(np.ascontiguousarray(tape.kernel.T)), F, dx, None, rows)
+        if rows > N:
+            clear_masked(dx, some)
+        weights = pack_columns(np.ascontiguousarray(tape.kernel.T))
+        product(dtype, padded, step, 1, K, 0, weights, F, dx, reached, N)
         dx = dx.reshape(tape.shape[:-1] + (F,)) if tape.offsets is None else Ragged._checked(dx, tape.offsets)
-    index = np.arange(rows)
-    d_kernel = np.empty((F, K), dtype)
-    weight_gradient(
-        d_kernel,
-        plain_columns(K, L),
-        tape.x,
-        index,
-        padded,
-        step,
-        4 * L * dtype.itemsize,
-        PANEL_BYTES,
-        vectors,
-        4,
-        rows,
-    )
+    d_kernel, at_once = np.empty((F, K), dtype), 4 * L * dtype.itemsize
+    columns = plain_columns(K, L)
+    weight_gradient(d_kernel, columns, tape.x, reached, padded, step, at_once, PANEL_BYTES, vectors, 4, N)
     d_bias = None
     if tape.has_bias:
-        d_bias = column_sums(padded, step, PANEL_BYTES, 0, vectors, 1, rows).reshape(-1)[:K].copy()
+        d_bias = column_sums(padded, step, PANEL_BYTES, 0, vectors, 1, N).reshape(-1)[:K].copy()
     return DenseGradients(dx, d_kernel, d_bias)

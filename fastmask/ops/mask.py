@@ -90,6 +90,26 @@ def zero_masked(x, mask):
     return y
 
 
+def clear_masked(x, mask):
+    """Set x (..., F), contiguous float32 or float64, to 0 in place at the steps where mask (...), contiguous, is False:
+    what was not written yet."""
+    _jit.get("mask", "clear_masked", x.dtype.name).run(
+        -(-mask.size // _BLOCK), x.size * 4, x=x, mask=mask, steps=mask.size, size=x.shape[-1]
+    )
+
+
+def is_finite_under(x, mask):
+    """Whether all numbers of x (..., F) at the steps where mask (...) is False are finite; others are not read."""
+    plain = x.dtype in (np.float32, np.float64) and x.flags.c_contiguous and mask.flags.c_contiguous
+    if x.size < SMALL or not plain or mask.shape != x.shape[: mask.ndim]:
+        return bool(np.isfinite(x[~mask]).all())
+    found = np.zeros(-(-mask.size // _BLOCK), np.uint8)
+    _jit.get("mask", "hidden_garbage", x.dtype.name).run(
+        len(found), x.size, x=x, mask=mask, steps=mask.size, size=x.size // mask.size, found=found
+    )
+    return not found.any()
+
+
 def from_ids(ids, pad_id=0):
     """Mask of the ids that are not `pad_id`: the rule of Keras' Embedding(mask_zero=True).
 
