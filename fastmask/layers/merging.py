@@ -5,6 +5,7 @@ silently: where some inputs are masked and others are not, a MaskDroppedWarning 
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastmask.layers.outgoing import warn_dropped
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.streams import IN_PIECES, WHOLE, refuse_along_time
 from fastmask.layers.structure import differ, is_nested, map_inputs
-from fastmask.ops.gemm import dense
+from fastmask.ops._products import multiply_rows
 from fastmask.ops.mask import align_mask
 from fastmask.ragged import Ragged
 
@@ -229,14 +230,10 @@ class Multiply(_Elementwise):
 
     def _gradients(self, grad, xs, masks):
         xs = self._factors(xs, masks)
-        before = [grad]  # times the factors before each one
-        for x in xs[:-1]:
-            before.append(before[-1] * x)
-        gradients, behind = [], 1  # the product of the factors behind
-        for x, m, product in zip(reversed(xs), reversed(masks), reversed(before), strict=True):
-            gradients.append(_zero_outside(m, product * behind))
-            behind = behind * x
-        return gradients[::-1]
+        before = itertools.accumulate(xs[:-1], np.multiply, initial=grad)  # times the factors before each one
+        behind = list(itertools.accumulate(xs[:0:-1], np.multiply))[::-1]  # the factors behind each one but the last
+        products = [b if i == len(behind) else b * behind[i] for i, b in enumerate(before)]
+        return [_zero_outside(m, product) for m, product in zip(masks, products, strict=True)]
 
 
 class _Extremum(_Elementwise):
@@ -249,7 +246,7 @@ class _Extremum(_Elementwise):
         return best if valid is None else np.where(valid, best, xs[0])
 
     def _gradients(self, grad, xs, masks):
-        best, valid, zero = self._value(xs, masks), _any(masks), grad.dtype.type(0)
+        best, valid = self._value(xs, masks), _any(masks)
         free = np.ones(grad.shape, bool)  # where no input has won yet; of equals the first one wins, as in Keras
         gradients = []
         for i, (x, m) in enumerate(zip(xs, masks, strict=True)):
@@ -257,7 +254,7 @@ class _Extremum(_Elementwise):
             if m is not None:
                 wins &= m | ~valid if valid is not None and i == 0 else m
             free &= ~wins
-            gradients.append(np.where(wins, grad, zero))
+            gradients.append(_zero_outside(wins, grad))
         return gradients
 
 
@@ -304,7 +301,9 @@ def _any(masks):
 
 
 def _zero_outside(valid, x):
-    return x if valid is None else np.where(valid, x, x.dtype.type(0))
+    """x where valid, else 0: the bits of x times 1 or 0. np.where guesses at each element, and mostly wrong where valid
+    is as good as random (410 000 elements: 1.5 ms, 0.1 ms)."""
+    return x if valid is None else (x.view(f"i{x.itemsize}") * valid).view(x.dtype)
 
 
 # ---- side by side ---------------------------------------------------------------------------------------------------
@@ -490,7 +489,7 @@ class Dot(_Merge):
         a, b = (_as_matrices(x, axis) for x, axis in zip(scaled, axes, strict=True))  # (B,I,K), (B,J,K)
         if training:
             self.saved = xs, masks, axes, factors, a, b
-        return _products(a, b.swapaxes(1, 2)).reshape(self.compute_output_shape([x.shape for x in inputs]))
+        return multiply_rows(a, b.swapaxes(1, 2)).reshape(self.compute_output_shape([x.shape for x in inputs]))
 
     def backward(self, grad):
         xs, masks, axes, factors, a, b = self.saved
@@ -499,7 +498,7 @@ class Dot(_Merge):
         grad = grad.reshape(len(a), a.shape[1], b.shape[1])
         gradients = []
         for d, x, m, axis, f in zip(
-            (_products(grad, b), _products(grad.swapaxes(1, 2), a)), xs, masks, axes, factors, strict=True
+            (multiply_rows(grad, b), multiply_rows(grad.swapaxes(1, 2), a)), xs, masks, axes, factors, strict=True
         ):
             d = _from_matrices(d, x.shape, axis)
             if f is not None:
@@ -550,15 +549,6 @@ def _from_matrices(a, shape, axis):
     B, *rest = shape
     K = rest.pop(axis - 1)
     return np.ascontiguousarray(np.moveaxis(a.reshape(B, *rest, K), -1, axis))
-
-
-def _products(a, b):
-    """(B,I,K) and (B,K,J) -> (B,I,J): a matrix product for each row of the batch, chains in the order of K."""
-    products = np.zeros((len(a), a.shape[1], b.shape[2]), a.dtype)
-    if products.size:
-        for product, left, right in zip(products, a, b, strict=True):
-            product[...] = dense(left, right)
-    return products
 
 
 def _unit_factors(x, axis):

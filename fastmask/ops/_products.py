@@ -40,6 +40,20 @@ def stack_of_steps(values, first):
     return Stack(values, first[:-1] * F, np.diff(first), F, F, 1)
 
 
+def multiply_rows(a, b):
+    """(B,I,K), (B,K,J) -> (B,I,J): a matrix product for each row of the batch; a and b may lie in any order."""
+    out = np.zeros((len(a), a.shape[1], b.shape[2]), a.dtype)
+    if out.size and a.shape[2]:
+        multiply(_stack_of(a), _stack_of(b), _stack_of(out))
+    return out
+
+
+def _stack_of(matrices):
+    """An array (B,rows,columns) as a Stack."""
+    rows, *strides = (stride // matrices.itemsize for stride in matrices.strides)
+    return Stack(matrices, rows * np.arange(len(matrices)), *matrices.shape[1:], *strides)
+
+
 def multiply(a, b, out, kernel=("gemm", "products"), **arguments):
     """out = a b, Stacks whose matrices fit; the columns of out lie side by side.
 
