@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import fastmask as fm
-from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, pool, user_cell
+from fastmask.kernels import _jit
+from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, optimizer, pool, user_cell
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
 if not FOLDER.exists():
@@ -41,6 +42,7 @@ OPS = (
     + [(embedding, f"embedding_{verb}") for verb in VERBS]
     + [(pool, f"{kind}_pool_{verb}") for kind in ("average", "max") for verb in VERBS]
     + [(normalization, f"{kind}_normalization_{verb}") for kind in ("layer", "unit", "batch") for verb in VERBS]
+    + [(optimizer, name) for name in ("optimizer_update", "square_sum")]
     + [(fm.masks, name) for name in ("from_values", "from_ids", "from_lengths", "to_lengths")]
     + [(fm, name) for name in ("pad_sequences", "bucket_batches")]
     + [(fm.Ragged, name) for name in ("from_list", "from_padded", "to_padded", "take", "__getitem__")]
@@ -271,3 +273,13 @@ def test_goals_in_a_fresh_process():
     assert goals.fresh(goals.peer_latency, threads=1, peer="fastmask", cell="lstm", seconds=0)["p50"] > 0
     with pytest.raises(RuntimeError, match="nobody"):
         goals.fresh(goals.peer_latency, threads=1, peer="nobody", cell="lstm", seconds=0)
+def test_step_shares():
+    """What a training step is made of, of tiny models."""
+    step = importlib.import_module("step")
+    launch = _jit.launch
+    for make, recurrent in zip(step.MODELS.values(), ("lstm.lstm_forward", "gru.gru_forward"), strict=True):
+        run, valid = make(3, 4, 5, 6)
+        seconds, kernels, parts = step.measure(run, seconds=0.01)
+        assert valid.shape == (3, 4) and valid.any() and seconds > 0 and _jit.launch is launch
+        assert {f"{recurrent}.float32", "gemm.weight_gradient.float32", "optimizer.adam.float32"} <= set(kernels)
+        assert set(parts) == {*step.PARTS, step.GOAL} and all(0 < share < 1 for share in parts.values())
