@@ -245,9 +245,11 @@ class Optimizer:
                 self._used_rows[v] = used = np.logical_or.reduce(states)
             used[g.rows] = True
             rows = np.flatnonzero(used)
-        at = np.full(v.shape[0], -1)
-        at[g.rows] = np.arange(len(g.rows))
-        return rows, at[rows]
+        given = np.zeros(v.shape[0], bool)
+        given[g.rows] = True
+        at = np.full(len(rows), -1)
+        at[given[rows]] = np.arange(len(g.rows))  # both ascend
+        return rows, at
 
     def _update_by_own(self, u, lr):
         """By the `update` of a subclass."""
