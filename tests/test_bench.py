@@ -273,6 +273,8 @@ def test_goals_in_a_fresh_process():
     assert goals.fresh(goals.peer_latency, threads=1, peer="fastmask", cell="lstm", seconds=0)["p50"] > 0
     with pytest.raises(RuntimeError, match="nobody"):
         goals.fresh(goals.peer_latency, threads=1, peer="nobody", cell="lstm", seconds=0)
+
+
 def test_step_shares():
     """What a training step is made of, of tiny models."""
     step = importlib.import_module("step")

@@ -20,6 +20,7 @@ from .simd import (
     load_acquire,
     pause,
     put_i64,
+    unpack,
 )
 
 # A compiled kernel is int32 f(void **ret, void **exc, int64 block, int64 args, void *real); ret, exc and real are never
@@ -102,6 +103,13 @@ def drain(kernel, args, counter, blocks):
             break
         call_block(kernel, block, args)
     _restore_denormals(mode)
+
+
+def drain_slot(words):
+    """`drain` of a launch from its start, on this thread alone; words: kernel, args, counter, blocks."""
+    kernel, args, counter, blocks = unpack(words, 4)
+    put_i64(counter, 0, 0)
+    drain(kernel, args, counter, blocks)
 
 
 # -- the own pool, in native code: a launch is a slot of int64 words; the caller opens and closes it, helpers enter and

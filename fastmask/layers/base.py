@@ -10,7 +10,7 @@ from fastmask import constraints, initializers, regularizers
 from fastmask.checks import check_config, check_dtype, check_list, check_name, empty, unknown_argument
 from fastmask.layers import managed, symbolic
 from fastmask.layers.calls import Call, LatestCall, shapes_of, stack
-from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma
+from fastmask.layers.masked import as_mask, mask_of, plain, refuse_numpy_ma, with_mask
 from fastmask.layers.outgoing import masks_of_arrays, masks_of_shapes, warn_dropped
 from fastmask.layers.registry import LayerTable, auto_name
 from fastmask.layers.streams import Streamed
@@ -20,6 +20,7 @@ from fastmask.ragged import Ragged
 from fastmask.variable import RowsGradient, Variable
 
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+BOOL = np.dtype(bool)
 # arguments of Keras' layers that may be passed if they ask for nothing
 NOT_SUPPORTED = (
     *("activity_regularizer", "kernel_regularizer", "recurrent_regularizer", "bias_regularizer"),
@@ -73,6 +74,7 @@ class Layer(Streamed):
     _inputs_carry = False  # whether the inputs of call carry their masks, for the layers inside it to hear of
     _has_compute_mask = False  # whether compute_mask is that of a class of its own ...
     _compute_mask_is_trusted = False  # ... and its masks fit
+    _takes_plain_mask = False  # whether `__call__` can pass a mask straight to `call` and `compute_mask`
 
     # ---- making -----------------------------------------------------------------------------------------------------
     def __init_subclass__(cls, **kwargs):
@@ -91,6 +93,7 @@ class Layer(Streamed):
                 cls._compute_mask_is_trusted = own.get("_compute_mask_is_trusted", is_ours)
             cls.supports_masking = own.get("supports_masking", True)
             cls._makes_mask = own.get("_makes_mask", True)
+        cls._takes_plain_mask = cls._takes_mask and cls._compute_mask_is_trusted and not cls._inputs_carry
         if "build" in own:
             cls.build = managed.build(own["build"])
         if "backward" in own:
@@ -293,15 +296,26 @@ class Layer(Streamed):
 
     # ---- calling ----------------------------------------------------------------------------------------------------
     def __call__(self, inputs, *args, mask=None, training=None, **kwargs):
-        if (  # nothing to cast, no mask, no training: the shortest way
+        if (  # nothing to cast, no training, a mask that fits if any: the shortest way
             type(inputs) is np.ndarray
             and inputs.dtype is self._plain_dtype
-            and mask is None
             and not training
             and not args
             and (training is False or not stack.calls)
         ):
-            return self.call(inputs, *args, **kwargs)
+            if mask is None:
+                return self.call(inputs, **kwargs)
+            if (
+                self._takes_plain_mask
+                and type(mask) is np.ndarray
+                and mask.dtype is BOOL
+                and mask.shape == inputs.shape[:2]
+                and mask.flags.c_contiguous
+            ):
+                outputs = self.call(inputs, mask=mask, **kwargs) if kwargs else self.call(inputs, mask=mask)
+                if type(outputs) is np.ndarray:
+                    return with_mask(outputs, self.compute_mask(inputs, mask))
+                return attach(*self._with_mask(inputs, mask, outputs))
         if is_symbolic(inputs):
             return symbolic.call(self, inputs, args, mask, training, kwargs)
         inputs, mask = self._as_arguments(inputs, mask)
@@ -392,6 +406,12 @@ class Layer(Streamed):
             kwargs = {**kwargs, "training": training}
         is_read_inside = mask is not None and self._inputs_carry and self._sub_layers()
         outputs = self.call(attach(inputs, mask) if is_read_inside else inputs, *args, **kwargs)
+        return self._with_mask(inputs, mask, outputs)
+
+    def _with_mask(self, inputs, mask, outputs):
+        """(outputs, their mask) from what `call` has made of the inputs and theirs."""
+        if type(outputs) is type(inputs) is np.ndarray and self._compute_mask_is_trusted:  # the shortest way
+            return outputs, None if mask is None and not self._makes_mask else self.compute_mask(inputs, mask)
         several = isinstance(outputs, (list, tuple))
         made = none_if_all_none([mask_of(y) for y in outputs]) if several else mask_of(outputs)
         if made is not None:  # by a layer inside

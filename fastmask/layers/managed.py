@@ -4,6 +4,8 @@ import functools
 import os
 import threading
 
+import numpy as np
+
 from fastmask.layers import symbolic
 from fastmask.layers.calls import stack
 from fastmask.layers.structure import is_symbolic
@@ -15,7 +17,7 @@ def compute_mask(function):
 
     @functools.wraps(function)
     def managed(self, inputs, mask=None):
-        if is_symbolic(inputs):
+        if type(inputs) is not np.ndarray and is_symbolic(inputs):
             return symbolic.compute_mask(self, inputs, mask)
         return function(self, inputs, self._carried_mask(inputs) if mask is None else mask)
 

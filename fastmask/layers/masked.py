@@ -18,9 +18,7 @@ class MaskedOutput(np.ndarray):
     """
 
     __array_priority__ = 1.0
-
-    def __array_finalize__(self, source):
-        self.mask = None
+    mask = None  # that of arrays which NumPy makes from one that has a mask
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if out is not None:

@@ -13,6 +13,8 @@ from fastmask.layers.streams import hold_over
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
+from fastmask.ops._common import activation_code
+from fastmask.ops._recurrent import infer_small
 from fastmask.ops.mask import check_numbers
 
 
@@ -84,7 +86,6 @@ class RecurrentLayer(SequenceLayer):
         self.seed = initializers.check_seed(seed)
         self.kernel = self.recurrent_kernel = self.bias = None
         self._generator = initializers.new_generator(seed) if self.dropout or self.recurrent_dropout else None
-        self._cell_options = {}  # what the op is told about the cell
 
     # ---- weights ----------------------------------------------------------------------------------------------------
     def build(self, input_shape):
@@ -120,15 +121,26 @@ class RecurrentLayer(SequenceLayer):
         return self.bias_initializer(shape, dtype)
 
     def _arrays(self):
-        """The weights as the ops take them, and their packed copy, made anew whenever one has changed."""
+        """The weights as the ops take them."""
+        return self.kernel.value, self.recurrent_kernel.value, None if self.bias is None else self.bias.value
+
+    def _packed_weights(self):
+        """The weights in the order of the kernels, packed anew whenever one has changed."""
         kernel, recurrent_kernel, bias = self.kernel, self.recurrent_kernel, self.bias
-        b = None if bias is None else bias.value
         version = (kernel.version, recurrent_kernel.version, 0 if bias is None else bias.version)
         cached, packed = self._packed
         if cached != version:
-            packed = self._pack(kernel.value, recurrent_kernel.value, b)
+            packed = self._pack(*self._arrays())
             self._packed = version, packed
-        return kernel.value, recurrent_kernel.value, b, packed
+        return packed
+
+    def _set_cell_options(self, **options):
+        """What the ops are told about the cell: by name, and as the codes of the shortest way."""
+        self._cell_options = options
+        self._codes = (
+            activation_code(options["activation"]),
+            activation_code(options.get("recurrent_activation", "sigmoid")),
+        )
 
     # ---- forward ----------------------------------------------------------------------------------------------------
     def call(self, inputs, mask=None, training=False, initial_state=None, restore_order=False):
@@ -145,14 +157,13 @@ class RecurrentLayer(SequenceLayer):
         if self.stateful:
             carried = self._carry_on(shape[0])
             initial_state = initial_state if is_given else carried
-        kernel, recurrent_kernel, bias, packed = self._arrays()
-        options = self._cell_options
-        if not training:
-            result = self._infer(
-                inputs,
-                kernel,
-                recurrent_kernel,
-                bias,
+        packed, result = self._packed_weights(), None
+        if not training:  # without the keywords and checks of the ops: they cost more than one step
+            options = (*self._codes, self.go_backwards, restore_order, self.zero_output_for_mask)
+            want_states = self.return_state or self.stateful
+            result = infer_small(packed, inputs, mask, initial_state, options, self.return_sequences, want_states)
+        if result is None:
+            options = dict(
                 mask=mask,
                 initial_state=initial_state,
                 go_backwards=self.go_backwards,
@@ -160,30 +171,24 @@ class RecurrentLayer(SequenceLayer):
                 return_sequences=self.return_sequences,
                 restore_order=restore_order,
                 packed=packed,
-                **options,
+                **self._cell_options,
             )
-        else:
-            input_factors, recurrent_factors = self._dropout_factors(inputs)
-            result, tape = self._forward(
-                inputs,
-                kernel,
-                recurrent_kernel,
-                bias,
-                mask=mask,
-                initial_state=initial_state,
-                go_backwards=self.go_backwards,
-                zero_output_for_mask=self.zero_output_for_mask,
-                return_sequences=self.return_sequences,
-                restore_order=restore_order,
-                packed=packed,
-                input_factors=input_factors,
-                recurrent_factors=recurrent_factors,
-                **options,
-            )
-            self.saved = tape, is_given
+            if training:
+                input_factors, recurrent_factors = self._dropout_factors(inputs)
+                result, tape = self._forward(
+                    inputs,
+                    *self._arrays(),
+                    input_factors=input_factors,
+                    recurrent_factors=recurrent_factors,
+                    **options,
+                )
+                self.saved = tape, is_given
+            else:
+                result = self._infer(inputs, *self._arrays(), **options)
+        outputs, states = result
         if self.stateful:
-            self._leave(shape[0], tuple(s.copy() for s in result.states))
-        return (result.outputs, *result.states) if self.return_state else result.outputs
+            self._leave(shape[0], tuple(s.copy() for s in states))
+        return (outputs, *states) if self.return_state else outputs
 
     def _dropout_factors(self, inputs):
         """What multiplies x and what multiplies h in this training call, as the ops take it; None without dropout.
@@ -226,12 +231,11 @@ class RecurrentLayer(SequenceLayer):
     def stream_call(self, inputs, mask, state):
         """As `call`, from the states before; the first of them is the output before, too, as they started at 0."""
         self.check_input_shape(inputs.shape)
-        kernel, recurrent_kernel, bias, packed = self._arrays()
-        outputs, states = self._infer(
+        packed, options = self._packed_weights(), (*self._codes, False, False, self.zero_output_for_mask)
+        result = infer_small(packed, inputs, mask, state, options, self.return_sequences)
+        outputs, states = result or self._infer(
             inputs,
-            kernel,
-            recurrent_kernel,
-            bias,
+            *self._arrays(),
             mask=mask,
             initial_state=state,
             zero_output_for_mask=self.zero_output_for_mask,
@@ -354,7 +358,7 @@ class SimpleRNN(RecurrentLayer):
     ):
         super().__init__(units, use_bias, kernel_initializer, recurrent_initializer, bias_initializer, **kwargs)
         self.activation = activations.name_of(activation, elementwise=True)
-        self._cell_options = {"activation": self.activation}
+        self._set_cell_options(activation=self.activation)
 
 
 @register_serializable(package=None)
@@ -405,11 +409,11 @@ class GRU(RecurrentLayer):
         self.activation = activations.name_of(activation, elementwise=True)
         self.recurrent_activation = activations.name_of(recurrent_activation, elementwise=True)
         self.reset_after = bool(reset_after)
-        self._cell_options = {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "reset_after": self.reset_after,
-        }
+        self._set_cell_options(
+            activation=self.activation,
+            recurrent_activation=self.recurrent_activation,
+            reset_after=self.reset_after,
+        )
 
     def _pack(self, kernel, recurrent_kernel, bias):
         return gru_ops.gru_pack(kernel, recurrent_kernel, bias, reset_after=self.reset_after)
@@ -463,7 +467,7 @@ class LSTM(RecurrentLayer):
         self.activation = activations.name_of(activation, elementwise=True)
         self.recurrent_activation = activations.name_of(recurrent_activation, elementwise=True)
         self.unit_forget_bias = bool(unit_forget_bias)
-        self._cell_options = {"activation": self.activation, "recurrent_activation": self.recurrent_activation}
+        self._set_cell_options(activation=self.activation, recurrent_activation=self.recurrent_activation)
 
     def _initial_bias(self, shape, dtype):
         H = self.units

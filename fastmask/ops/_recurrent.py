@@ -30,6 +30,8 @@ from fastmask.ops._dropout import check_factors, times_rows
 from fastmask.ops._packing import PANEL_BYTES, Packed, check_weights, lanes
 from fastmask.ragged import Ragged
 
+BOOL = np.dtype(bool)
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Forward
 
@@ -118,110 +120,111 @@ def _arguments(cell, packed, steps, options, shares, scratch):
     )  # fmt: skip
 
 
-class _Plan:
-    """Everything of a small inference call that stays the same between calls of one shape: checks, addresses,
-    workspace. One thread at a time holds it.
+class Plan:
+    """Everything of an inference call that stays the same between calls of one shape: checks, addresses, workspace. One
+    thread at a time holds it: `bind` what changes, then `launch`.
+
+    options: codes of the two activations, go_backwards, restore_order, zero_output_for_mask.
     """
 
     POSITIONS = 4096  # larger batches do not notice 20 us of preparation
     KEPT = 8  # plans kept by a Packed
 
-    def __init__(self, cell, packed, B, T, options, masked):
-        self.cell, self.packed, self.shape = cell, packed, (B, T, packed.F)
+    def __init__(self, packed, B, T, options, sequences, masked):
+        cell, self.dtype, H = packed.cell, packed.dtype, packed.H
         _, _, reverse, restore, _ = options
+        self.packed, self.settings = packed, _jit.settings()
+        self.outputs_shape, self.states_shape = (B, T, H) if sequences else (B, H), (B, H)
         some = np.ones((B, T), bool) if masked else None
-        self.steps = (
-            Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
-        )
-        self.work = B * T * (packed.F + packed.H) * cell.gates * packed.H
-        self.shares = shares = _shares(B, T, self.work, cell.second_gates, False)
-        self.scratch = aligned((shares.rows * _slot_size(cell, packed, shares),), packed.dtype)
-        self.forced = _jit.get_num_threads(), _jit.is_forced()
-        self.kernel = k = _jit.get(cell.module, f"{cell.kernel}_forward", packed.dtype.name)
-        arguments = _arguments(cell, packed, self.steps, options, shares, self.scratch)
-        self.sync = arguments["sync"]
-        self.args = k.pack(**arguments)
+        steps = Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
+        work = B * T * (packed.F + H) * cell.gates * H
+        shares = _shares(B, T, work, cell.second_gates, False)
+        scratch = aligned((shares.rows * _slot_size(cell, packed, shares),), self.dtype)
+        unwanted = np.empty((B, H), self.dtype)  # where states go that nobody asked for
+        k = _jit.get(cell.module, f"{cell.kernel}_forward", self.dtype.name)
+        arguments = _arguments(cell, packed, steps, options, shares, scratch)
+        self.sync = arguments["sync"] if shares.parts > 1 else None
+        self.args = k.pack(**{**arguments, "final_h": unwanted, "final_c": unwanted})
+        self.run = _jit.prepare_launch(k, self.args, shares.workers, work)
         self.queue_word, self.queue_start = k.counter + 1, shares.workers * shares.slots
         self.args[k.index["queue"]] = _jit.word_address(self.args, self.queue_word)
-        self.at = tuple(k.index[n] for n in ("x", "h0", "c0", "outputs", "last", "final_h", "final_c"))
-        self.resolve = None
+        names = "x", "outputs" if sequences else "last", "h0", "c0", "final_h", "final_c"
+        self.at = tuple(k.index[name] for name in names)
+        self.kept_alive = steps, scratch, unwanted
         if masked:
-            self.resolve = r = _jit.get("schedule", "resolve", "float32")
-            self.scratch_counts = np.empty(T + 1, np.int64)
-            self.resolve_args = r.pack(**self.steps.resolve_arguments(some, reverse, restore, T, self.scratch_counts))
+            self.mask_bytes = some.tobytes()  # of the mask that `steps` belong to
+            self.counts = np.empty(T + 1, np.int64)
+            r = _jit.get("schedule", "resolve", "float32")
+            self.resolve_args = r.pack(**steps.resolve_arguments(some, reverse, restore, T, self.counts))
             self.mask_at = r.index["mask"]
+            self.resolve = _jit.prepare_launch(r, self.resolve_args, 1, 0)
 
-    def run(self, x, mask, initial, sequences):
-        """Result; the arrays are of the right shape, dtype and layout."""
+    def bind(self, x, outputs, initial, states):
+        """What the next launches read and write; the caller keeps the arrays alive. initial, states: tuples, or None in
+        every call of this plan.
+        """
         args, address = self.args, _jit.address
-        at_x, at_h0, at_c0, at_outputs, at_last, at_h, at_c = self.at
-        B, T, _ = self.shape
-        H, dtype = self.packed.H, self.packed.dtype
-        if mask is not None:
-            self.resolve_args[self.mask_at] = address(mask)
-            _jit.launch(self.resolve, self.resolve_args, 1, 0)
+        at_x, at_outputs, at_h0, at_c0, at_h, at_c = self.at
         args[at_x] = address(x)
-        args[at_h0] = args[at_c0] = 0
-        if sequences:
-            outputs = np.empty((B, T, H), dtype)
-            args[at_outputs] = address(outputs)
-            args[at_last] = 0
-        else:
-            outputs = np.empty((B, H), dtype)
-            args[at_outputs] = 0
-            args[at_last] = address(outputs)
-        h = np.empty((B, H), dtype)
-        args[at_h] = address(h)
+        args[at_outputs] = address(outputs)
         if initial is not None:
-            args[at_h0] = address(initial[0])
-        if self.cell.states == 2:
-            c = np.empty((B, H), dtype)
-            args[at_c] = address(c)
-            if initial is not None:
-                args[at_c0] = address(initial[1])
-            states = h, c
-        else:
-            states = (h,)
-        args[self.queue_word] = self.queue_start
-        if self.shares.parts > 1:
+            args[at_h0], args[at_c0] = address(initial[0]), address(initial[-1])
+        if states is not None:
+            args[at_h], args[at_c] = address(states[0]), address(states[-1])
+
+    def launch(self, mask):
+        """mask: contiguous bool (B,T) for a plan that is masked, else None."""
+        if mask is not None:
+            mask_bytes = mask.tobytes()
+            if mask_bytes != self.mask_bytes:
+                self.mask_bytes = None  # should this be interrupted
+                self.resolve_args[self.mask_at] = _jit.address(mask)
+                self.resolve()
+                self.mask_bytes = mask_bytes
+        self.args[self.queue_word] = self.queue_start
+        if self.sync is not None:
             self.sync.fill(0)
-        _jit.launch(self.kernel, args, self.shares.workers, self.work)
-        return Result(outputs, states)
+        self.run()
 
 
 def _plain(a, shape, dtype):
     return type(a) is np.ndarray and a.dtype == dtype and a.shape == shape and a.flags.c_contiguous
 
 
-def _infer_small(cell, packed, x, mask, initial_state, options, sequences):
-    """The Result of a call that fits a plan, else None: anything unusual takes the general way (and its checks)."""
-    if type(x) is not np.ndarray or x.ndim != 3 or packed.cell is not cell:
+def infer_small(packed, x, mask, initial_state, options, sequences, want_states=True):
+    """(outputs, states) of a call that fits a plan, else None: anything unusual takes the general way (and its checks).
+
+    options: as of a Plan. states: None if nobody wants them.
+    """
+    if type(x) is not np.ndarray or x.dtype != packed.dtype or not x.flags.c_contiguous:
         return None
     shape = x.shape
-    B, T, F = shape
-    dtype = packed.dtype
-    if F != packed.F or x.dtype != dtype or B * T > _Plan.POSITIONS or B * T == 0 or not x.flags.c_contiguous:
+    if mask is not None and not _plain(mask, shape[:2], BOOL):
         return None
-    if mask is not None and not _plain(mask, (B, T), np.bool_):
-        return None
+    states = packed.cell.states
     if initial_state is not None:
         if type(initial_state) is np.ndarray:
             initial_state = (initial_state,)
-        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != cell.states:
+        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != states:
             return None
         for state in initial_state:
-            if not _plain(state, (B, packed.H), dtype):
+            if not _plain(state, (*shape[:1], packed.H), packed.dtype):
                 return None
-    key = B, T, mask is None, options
+    key = shape, mask is None, initial_state is None, want_states, sequences, options
     plans = packed.plans
     plan = plans.pop(key, None)  # atomic: another thread then makes its own
-    if plan is None or plan.forced != (_jit.get_num_threads(), _jit.is_forced()):
-        plan = _Plan(cell, packed, B, T, options, mask is not None)
-    result = plan.run(x, mask, initial_state, sequences)
+    if plan is None or plan.settings != _jit.settings():
+        if len(shape) != 3 or shape[2] != packed.F or not 0 < shape[0] * shape[1] <= Plan.POSITIONS:
+            return None
+        plan = Plan(packed, *shape[:2], options, sequences, mask is not None)
+    outputs = np.empty(plan.outputs_shape, plan.dtype)
+    states = tuple([np.empty(plan.states_shape, plan.dtype) for _ in range(states)]) if want_states else None
+    plan.bind(x, outputs, initial_state, states)
+    plan.launch(mask)
     plans[key] = plan
-    if len(plans) > _Plan.KEPT:
+    if len(plans) > Plan.KEPT:
         plans.popitem(last=False)  # atomic, as pop: iterating over a dict that other threads change is an error
-    return result
+    return outputs, states
 
 
 def forward(
@@ -234,10 +237,10 @@ def forward(
     options = act, ract, reverse, restore, bool(zero_output_for_mask)
     if packed is not None:
         check_made_by(f"{cell.name}_pack", "packed", packed, Packed)
-    if packed is not None and not training:
-        result = _infer_small(cell, packed, x, mask, initial_state, options, return_sequences)
+    if packed is not None and packed.cell is cell and not training:
+        result = infer_small(packed, x, mask, initial_state, options, return_sequences)
         if result is not None:
-            return result, None
+            return Result(*result), None
     values, B, T, offsets, mask = resolve_batch(x, mask)
     dtype, F = values.dtype, values.shape[-1]
     if packed is None:
