@@ -13,6 +13,7 @@ import pytest
 
 import fastmask as fm
 from fastmask.kernels import _jit
+from fastmask.layers.prepared import PreparedCall
 from fastmask.ops import activation, attention, convolution, embedding, gemm, normalization, optimizer, pool, user_cell
 
 FOLDER = Path(__file__).parents[1] / "asv_bench"
@@ -48,7 +49,7 @@ OPS = (
     + [(fm.Ragged, name) for name in ("from_list", "from_padded", "to_padded", "take", "__getitem__")]
     + [(fm.losses.Loss, name) for name in ("__call__", "value_and_grad")]
     + [(fm.metrics.Metric, "update_state"), (fm.optimizers.Optimizer, "apply_gradients")]
-    + [(fm.layers.Layer, "__call__")]
+    + [(fm.layers.Layer, "__call__"), (fm.layers.GRU, "prepare"), (PreparedCall, "__call__")]
     + [(fm.Sequential, name) for name in ("fit", "evaluate", "predict", "train_on_batch")]
     + [(fm.Model, name) for name in ("save", "save_weights", "load_weights", "stream")]
     + [(fm, "load_model"), (fm.models.Stream, "__call__")]

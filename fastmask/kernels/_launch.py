@@ -105,7 +105,7 @@ def drain(kernel, args, counter, blocks):
     _restore_denormals(mode)
 
 
-def drain_slot(words):
+def drain_prepared(words):
     """`drain` of a launch from its start, on this thread alone; words: kernel, args, counter, blocks."""
     kernel, args, counter, blocks = unpack(words, 4)
     put_i64(counter, 0, 0)

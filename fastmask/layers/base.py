@@ -316,7 +316,7 @@ class Layer(Streamed):
                 if type(outputs) is np.ndarray:
                     return with_mask(outputs, self.compute_mask(inputs, mask))
                 return attach(*self._with_mask(inputs, mask, outputs))
-        if is_symbolic(inputs):
+        if type(inputs) is not np.ndarray and is_symbolic(inputs):
             return symbolic.call(self, inputs, args, mask, training, kwargs)
         inputs, mask = self._as_arguments(inputs, mask)
         if training is None:
@@ -326,6 +326,9 @@ class Layer(Streamed):
 
     def _as_arguments(self, inputs, given):
         """(inputs, mask) as `_run` takes them: plain, of the layer's dtype, and the mask given or that they carry."""
+        if type(inputs) is np.ndarray:  # the shortest way
+            inputs = self._as_input(inputs)
+            return inputs, None if given is None else self._as_masks(given, inputs)
         carried = self._carried_mask(inputs)
         inputs = map_inputs(self._as_input, inputs) if self._is_list(inputs) else self._as_input(inputs)
         return inputs, carried if given is None else self._as_masks(given, inputs)

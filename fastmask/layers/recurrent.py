@@ -7,6 +7,7 @@ from fastmask.checks import empty
 from fastmask.layers.core import check_units
 from fastmask.layers.dropout import check_rate, dropout_factors
 from fastmask.layers.masked import plain
+from fastmask.layers.prepared import PreparedCall
 from fastmask.layers.registry import register_serializable
 from fastmask.layers.sequence_layer import SequenceLayer
 from fastmask.layers.streams import hold_over
@@ -222,6 +223,35 @@ class RecurrentLayer(SequenceLayer):
     def _as_state(self, state):
         state = check_numbers(plain(state), f"{self.name}: initial_state")
         return np.ascontiguousarray(state, dtype=self._dtype)
+
+    # ---- prepared ---------------------------------------------------------------------------------------------------
+    def prepare(self, batch_size=1, steps=1, masked=False, stateful=False):
+        """A `PreparedCall`: inference on arrays that are bound once, for the lowest latency.
+
+            call = layer.prepare(batch_size=1, steps=1, masked=True, stateful=True)
+            call.inputs[...] = x
+            call.mask[...] = mask
+            call()  # writes call.outputs and call.states
+
+        Parameters
+        ----------
+        batch_size, steps : int
+            B and T of every call.
+        masked : bool
+            Whether there is a mask.
+        stateful : bool
+            Each call starts from the states after the one before.
+
+        Returns
+        -------
+        PreparedCall
+
+        Raises
+        ------
+        ValueError, TypeError
+            The layer is not built; batch_size or steps is no whole number of 0 or more.
+        """
+        return PreparedCall(self, batch_size, steps, masked, stateful)
 
     # ---- in a stream ------------------------------------------------------------------------------------------------
     def start_stream(self, batch_size, input_shape, arrival):

@@ -133,7 +133,7 @@ class Plan:
     def __init__(self, packed, B, T, options, sequences, masked):
         cell, self.dtype, H = packed.cell, packed.dtype, packed.H
         _, _, reverse, restore, _ = options
-        self.packed, self.settings = packed, _jit.settings()
+        self.packed = packed
         self.outputs_shape, self.states_shape = (B, T, H) if sequences else (B, H), (B, H)
         some = np.ones((B, T), bool) if masked else None
         steps = Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
@@ -157,7 +157,8 @@ class Plan:
             r = _jit.get("schedule", "resolve", "float32")
             self.resolve_args = r.pack(**steps.resolve_arguments(some, reverse, restore, T, self.counts))
             self.mask_at = r.index["mask"]
-            self.resolve = _jit.prepare_launch(r, self.resolve_args, 1, 0)
+            self.resolve = _jit.prepare_launch(r, self.resolve_args, 1, B * T)
+        self.settings = _jit.settings()
 
     def bind(self, x, outputs, initial, states):
         """What the next launches read and write; the caller keeps the arrays alive. initial, states: tuples, or None in
