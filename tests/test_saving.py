@@ -607,6 +607,11 @@ HOSTILE_MEMBERS = {
     "big-endian": (setting(W, npy(HEADER.format("'>f4'", False, (1,)), b"1234")), "float32 or float64"),
     "integers": (setting(W, npy(HEADER.format("'<i4'", False, (1,)), b"1234")), "float32 or float64"),
     "fortran": (setting(W, npy(HEADER.format("'<f4'", True, (2, 2)), bytes(16))), "in C order"),
+    "a long header": (
+        setting(W, b"\x93NUMPY\x01\x00\xff\xff" + HEADER.format("'<f4'", False, (0,)).encode().ljust(65534) + b"\n"),
+        "",
+    ),
+    "a header of 4 GB": (setting(W, b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100)), "expected version 1.0"),
     "code": (setting(W, npy(HEADER.format("__import__('os').getpid()", False, (1,)), b"1234")), ""),
     "a shape of its own": (setting(W, npy(HEADER.format("'<f4'", False, (4,)), bytes(16))), r"kernel.*\(2, 2\)"),
     "NaN": (setting(W, npy(HEADER.format("'<f4'", False, (2, 2)), b"\xff" * 16)), "rnn: kernel: expected finite"),
