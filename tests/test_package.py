@@ -55,6 +55,15 @@ def test_version_matches_the_installed_package():
     assert fm.__version__ == installed
 
 
+def test_the_lowest_versions_are_those_to_test():
+    """CONTRIBUTING.md has the command that installs just those that pyproject.toml allows."""
+    project, guide = ((REPOSITORY / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "CONTRIBUTING.md"))
+    lowest = re.search(r'^requires-python = ">=(.*)"', project, re.M)[1]
+    numba, numpy = re.search(r'^dependencies = \["numba>=(.*)", "numpy>=(.*)"\]', project, re.M).groups()
+    command = rf"python{lowest} -m venv (\S+)\n\1/bin/pip install numba=={numba} numpy=={numpy}(\.0)? "
+    assert re.search(command, guide)
+
+
 def test_changelog_starts_with_this_version():
     newest = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert newest == fm.__version__

@@ -1,5 +1,6 @@
 """Saving: the same bits come back, never half a file, and nothing a file says is taken on trust."""
 
+import copy
 import errno
 import json
 import os
@@ -632,6 +633,18 @@ def test_a_compressed_file_is_refused(tmp_path):
     path = rewritten(tmp_path / "good.npz", tmp_path / "m.npz", members=bomb, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10**6
     assert_refused(path, "a compressed one")
+
+
+def test_members_that_overlap_are_refused(tmp_path):
+    """So that no small file holds a large array many times."""
+    small().save(tmp_path / "m.npz")
+    with zipfile.ZipFile(tmp_path / "m.npz", "a") as file:
+        for i in range(99):
+            again = copy.copy(file.getinfo(W))
+            again.filename = f"weights/{i + 10}.npy"
+            file.filelist.append(again)
+        file.writestr("weights/9.npy", b"")  # so that the directory is written
+    assert_refused(tmp_path / "m.npz", "expected members that fit into the file, received overlapping ones")
 
 
 def no_config(content):
