@@ -113,11 +113,12 @@ def test_a_launch_keeps_to_the_number_of_threads():
 
 
 def test_which_kernels_keep_the_gil(monkeypatch):
-    """The tiny ones; and short ones for a while after one of them has come back late."""
+    """The tiny ones; and short ones for a while after two in a row have come back late."""
     calls = []
     drain = _jit._load_drain()[0]
     monkeypatch.setattr(_jit, "_drain", (drain, lambda *_: calls.append("hold"), lambda *_: calls.append("release")))
-    monkeypatch.setattr(_jit, "_keep_gil_until", 0.0)
+    for name in ("_keep_gil_until", "_latest", "_late_in_a_row"):
+        monkeypatch.setattr(_jit, name, 0)
     kernel = python_kernel(lambda block: None)
 
     def how(work):
@@ -129,10 +130,24 @@ def test_which_kernels_keep_the_gil(monkeypatch):
         *["release"] * 2,
     ]
     monkeypatch.setattr(_jit, "_LATE", -1)  # any time is late
-    assert how(_jit._TINY_WORK) == "release"
+    assert how(_jit._TINY_WORK) == how(_jit._TINY_WORK) == "release"
     assert how(_jit._TINY_WORK) == "hold" and how(_jit._QUICK_WORK) == "release"
     time.sleep(_jit._WHILE)
     assert how(_jit._TINY_WORK) == "release"
+
+
+def test_threads_that_were_late_together_count_as_one(monkeypatch):
+    """Eight threads that launch kernels are now and then held up, all of them; they must not give up the other CPUs."""
+    for name in ("_keep_gil_until", "_latest", "_late_in_a_row"):
+        monkeypatch.setattr(_jit, name, 0)
+    for i in range(8):  # at the same time
+        _jit._judge(1.0, 1.01 + 0.001 * i)
+    assert not _jit._keep_gil_until
+    _jit._judge(2.0, 2.0001)  # in time
+    _jit._judge(3.0, 3.01)
+    assert not _jit._keep_gil_until
+    _jit._judge(4.0, 4.01)
+    assert _jit._keep_gil_until > 4.01
 
 
 def test_no_thread_is_started_for_small_work():

@@ -298,9 +298,12 @@ _drain = None  # (address, ctypes function holding the GIL, ctypes function rele
 # nanosecond.
 SERIAL_WORK = 2_000_000
 # A kernel that releases the GIL lets others work meanwhile, but gets it back late, after 5 ms, from a thread that is
-# busy with Python. Below 10 us it keeps it; below 80 us it keeps it for a while after that has happened.
+# busy with Python. Below 10 us it keeps it; below 80 us it keeps it for a while after that has happened twice in a row.
+# Once is nothing: threads that all launch kernels are now and then held up, all together, and to keep it then would
+# leave them one CPU (8 threads on two CPUs: 1.8 times as slow; tests/soak_threads.py).
 _TINY_WORK, _QUICK_WORK = 500_000, 4_000_000
 _LATE, _WHILE = 2e-3, 0.1  # seconds
+_late_in_a_row, _latest = 0, 0.0
 _keep_gil_until = 0.0  # on the clock of time.perf_counter
 # From here on the main thread has a stand-in do its launch, so that it hears of Ctrl-C: 40 to 60 ms of one core. The
 # change of threads costs 0.1 ms, on busy cores some ms.
@@ -418,8 +421,8 @@ def launch(kernel, packed, blocks, work):
         _pool.run(threads - 1, kernel.address, args, counter, blocks, release)
     else:
         release(RET, EXC, kernel.address, args, counter, blocks)
-    if quick and time.perf_counter() - started > _LATE:
-        _keep_gil()
+    if quick:
+        _judge(started, time.perf_counter())
 
 
 @functools.cache
@@ -439,9 +442,15 @@ def prepare_launch(kernel, packed, blocks, work):
     return functools.partial(_drain_prepared(), RET, EXC, ctypes.addressof(packed.words))
 
 
-def _keep_gil():
-    global _keep_gil_until
-    _keep_gil_until = time.perf_counter() + _WHILE
+def _judge(started, ended):
+    """Whether quick kernels keep the GIL from now on, given that one released it meanwhile."""
+    global _late_in_a_row, _latest, _keep_gil_until
+    if ended - started <= _LATE:
+        _late_in_a_row = 0
+    elif started >= _latest:  # else it waited for the same reason as the last one
+        _latest, _late_in_a_row = ended, _late_in_a_row + 1
+        if _late_in_a_row >= 2:
+            _keep_gil_until = ended + _WHILE
 
 
 def _prange():
