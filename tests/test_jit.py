@@ -313,9 +313,9 @@ def test_a_call_with_wrong_arguments_launches_nothing():
     kernel = _jit.get("activation", "activation_forward", "float32")
     for path in usable_paths():
         with launched(path, 2):
-            with pytest.raises(TypeError, match="argument 'y' is missing"):
+            with pytest.raises(TypeError, match=r"missing arguments \['y'\]"):
                 kernel.run(1, 1, x=None, size=0, code=0)
-            with pytest.raises(TypeError, match="unknown arguments"):
+            with pytest.raises(TypeError, match=r"unknown ones \['"):
                 kernel.run(1, 1, x=None, y=None, size=0, code=0, other=1)
             seen = []
             run_blocks(python_kernel(seen.append), 3)

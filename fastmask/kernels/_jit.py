@@ -198,6 +198,7 @@ class Kernel:
         self.name, self.dtype = f"{module}.{name}.{dtype}", dtype
         self.address, header = _load(self.name, lambda: emit_kernel(module, name, dtype))
         self.names = tuple(header["arguments"])
+        self._names = frozenset(self.names)
         self.index = {n: i for i, n in enumerate(self.names)}
         self.counter = len(self.names)  # word of the block counter, behind the arguments; one more word is the caller's
         self._array = ctypes.c_int64 * (self.counter + 2)
@@ -206,13 +207,10 @@ class Kernel:
         """The int64 argument block from keywords; arrays and floats are turned into addresses and bits. The caller
         keeps the arrays alive.
         """
-        try:
-            values = [arguments.pop(n) for n in self.names]
-        except KeyError as missing:
-            raise TypeError(f"{self.name}: argument {missing} is missing") from None
-        if arguments:
-            raise TypeError(f"{self.name}: unknown arguments {sorted(arguments)}")
-        return self._array(*[v if type(v) is int else _word(v) for v in values])
+        if arguments.keys() != self._names:
+            missing, unknown = self._names - arguments.keys(), arguments.keys() - self._names
+            raise TypeError(f"{self.name}: missing arguments {sorted(missing)}, unknown ones {sorted(unknown)}")
+        return self._array(*[v if type(v) is int else _word(v) for v in map(arguments.__getitem__, self.names)])
 
     def run(self, blocks, work, **arguments):
         """Run blocks 0 … blocks-1; `work` is the number of multiply-adds in all, which decides whether threads pay."""
@@ -275,7 +273,9 @@ def get(module, name, dtype):
     key = module, name, dtype
     found = _kernels.get(key)
     if found is None:
-        found = _kernels.setdefault(key, Kernel(module, name, _DTYPES[np.dtype(dtype)]))
+        plain = module, name, np.dtype(dtype)
+        found = _kernels.get(plain) or _kernels.setdefault(plain, Kernel(module, name, _DTYPES[plain[-1]]))
+        _kernels[key] = found
     return found
 
 

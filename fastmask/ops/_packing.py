@@ -66,7 +66,7 @@ def _transposed(weights, gates, H):
 
 
 def _pack(kernel, blocks, weights, gates, H, out):
-    _jit.get("gemm", kernel, weights.dtype.name).run(
+    _jit.get("gemm", kernel, weights.dtype).run(
         blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
         rows=weights.shape[0], gates=np.array(gates) * H, count=len(gates), units=H, out=out,
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _packed(matrices, workspace):
     sizes = jobs[:, 1] * (-(-jobs[:, 2] // L) * L)
     packed = workspace.array((int(sizes.sum()),), dtype)
     jobs[:, 5] = _jit.address(packed) + (np.cumsum(sizes) - sizes) * dtype.itemsize
-    _jit.get("gemm", "pack_matrices", dtype.name).run(len(jobs), PACK_WORK * packed.size, jobs=jobs)
+    _jit.get("gemm", "pack_matrices", dtype).run(len(jobs), PACK_WORK * packed.size, jobs=jobs)
     return jobs[:, 5], packed
 
 
@@ -106,7 +106,7 @@ def run_products(
     jobs[:, 0] += before * jobs[:, 1]
     jobs[:, 7] += before * jobs[:, 8]
     jobs[:, 9] = rows
-    _jit.get(*kernel, dtype.name).run(len(jobs), work, jobs=jobs, **arguments)
+    _jit.get(*kernel, dtype).run(len(jobs), work, jobs=jobs, **arguments)
 
 
 def cut_rows(rows):

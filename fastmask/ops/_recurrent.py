@@ -141,7 +141,7 @@ class Plan:
         shares = _shares(B, T, work, cell.second_gates, False)
         scratch = aligned((shares.rows * _slot_size(cell, packed, shares),), self.dtype)
         unwanted = np.empty((B, H), self.dtype)  # where states go that nobody asked for
-        k = _jit.get(cell.module, f"{cell.kernel}_forward", self.dtype.name)
+        k = _jit.get(cell.module, f"{cell.kernel}_forward", self.dtype)
         arguments = _arguments(cell, packed, steps, options, shares, scratch)
         self.sync = arguments["sync"] if shares.parts > 1 else None
         self.args = k.pack(**{**arguments, "final_h": unwanted, "final_c": unwanted})
@@ -288,7 +288,7 @@ def forward(
         cs = workspace.array((N + B, P * L), dtype) if cell.states == 2 or cell.second_gates else None
         arguments.update(x_kept=x_rows, hs=hs, cs=cs, ws=ws)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.by_gate else ''}_forward"
-    _jit.get(cell.module, kernel_name, dtype.name).run(shares.workers, work, **arguments)
+    _jit.get(cell.module, kernel_name, dtype).run(shares.workers, work, **arguments)
     if outputs is not None and T is None:
         outputs = Ragged._checked(outputs, offsets)
     result = Result(outputs if return_sequences else last, (final_h,) if cell.states == 1 else (final_h, final_c))
@@ -338,7 +338,7 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     shares = _shares(B, N // max(1, B), work, cell.second_gates, factors.h_by_gate)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.h_by_gate else ''}_backward"
-    _jit.get(cell.module, kernel_name, dtype.name).run(
+    _jit.get(cell.module, kernel_name, dtype).run(
         shares.workers, work, order=steps.order, rows=B, first=steps.first, dst=steps.dst, base=steps.base,
         backwards=tape.backwards, slots=shares.slots, workers=shares.workers, queue=np.array([shares.workers *
         shares.slots]), H=H, panels=P, steps=N, d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0],
@@ -492,7 +492,7 @@ def product(dtype, a, a_stride, outer, inner, jump, weights, columns, c, c_index
     vectors = -(-columns // L)
     if init is None:
         init = aligned_zeros((vectors * L,), dtype)
-    _jit.get("gemm", "product", dtype.name).run(
+    _jit.get("gemm", "product", dtype).run(
         -(-rows // PRODUCT_ROWS), rows * columns * outer * inner, a=a, a_stride=a_stride, outer=outer, inner=inner,
         jump=jump, init=init, weights=weights, vectors=vectors, columns=columns, c=c, c_index=c_index, c_stride=columns
         * dtype.itemsize, rows=rows,
@@ -521,7 +521,7 @@ def weight_gradient(out, columns, a, index, b, b_stride, panel_stride, v_stride,
     k_step = -(-depth // parts)
     k_step += -k_step % _jit.TILE_ROWS
     k_blocks = max(1, -(-depth // k_step))
-    _jit.get("gemm", "weight_gradient", dtype.name).run(
+    _jit.get("gemm", "weight_gradient", dtype).run(
         panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize,
         depth=depth, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, vectors=vectors,
         per_panel=per_panel, steps=steps, sums=workspace.array((panels, depth, per_panel, L), dtype), out=out,
@@ -533,7 +533,7 @@ def weight_gradient(out, columns, a, index, b, b_stride, panel_stride, v_stride,
 def column_sums(b, b_stride, panel_stride, v_stride, panels, per_panel, steps):
     """[panel][v][lane] = sum over n of b[panel][n][v]."""
     out = aligned((panels, per_panel, lanes(b.dtype)), b.dtype)
-    _jit.get("gemm", "column_sums", b.dtype.name).run(
+    _jit.get("gemm", "column_sums", b.dtype).run(
         panels,
         steps * out.size,
         b=b,

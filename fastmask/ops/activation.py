@@ -37,12 +37,12 @@ def activation_forward(x, name):
     y = np.empty_like(x)
     if name in ROWWISE:
         rows, size, many = _rows(x, name)
-        _jit.get("activation", "softmax_forward", x.dtype.name).run(
+        _jit.get("activation", "softmax_forward", x.dtype).run(
             -(-rows // many), x.size * 16, x=x, y=y, rows=rows, size=size, log=ROWWISE[name], many=many
         )
         return y
     code = activation_code(name, "name")
-    _jit.get("activation", "activation_forward", x.dtype.name).run(
+    _jit.get("activation", "activation_forward", x.dtype).run(
         -(-x.size // _BLOCK), x.size * 16, x=x, y=y, size=x.size, code=code
     )
     return y
@@ -58,7 +58,7 @@ def activation_backward(x, y, dy, name):
     dx = np.empty_like(y)
     if name in ROWWISE:
         rows, size, many = _rows(y, name)
-        _jit.get("activation", "softmax_backward", y.dtype.name).run(
+        _jit.get("activation", "softmax_backward", y.dtype).run(
             -(-rows // many), y.size * 8, y=y, dy=dy, dx=dx, rows=rows, size=size, log=ROWWISE[name], many=many
         )
         return dx
@@ -66,7 +66,7 @@ def activation_backward(x, y, dy, name):
     if x is None and code not in (LINEAR, TANH, SIGMOID):
         raise ValueError(f"x: expected the input of activation_forward for {name}, received None")
     x = y if x is None else check_shape("x", as_floats("x", x, y.dtype), y.shape)
-    _jit.get("activation", "activation_backward", y.dtype.name).run(
+    _jit.get("activation", "activation_backward", y.dtype).run(
         -(-y.size // _BLOCK), y.size * 16, x=x, y=y, dy=dy, dx=dx, size=y.size, code=code
     )
     return dx
@@ -112,7 +112,7 @@ def softmax_forward(x, axis=-1, mask=None):
     """
     rows = _softmax_rows("x", x, axis, mask)
     y = np.empty_like(rows.values)
-    _jit.get("activation", "masked_softmax_forward", y.dtype.name).run(
+    _jit.get("activation", "masked_softmax_forward", y.dtype).run(
         len(rows.base) - 1, y.size * 16, x=rows.values, y=y, mask=rows.mask, base=rows.base, size=rows.size
     )
     return rows.back(y)
@@ -132,7 +132,7 @@ def softmax_backward(y, dy, axis=-1, mask=None):
     check_shape("dy", dy, y.shape, "as y")
     dy = as_floats("dy", _softmax_rows("dy", dy, axis, mask).values, rows.values.dtype)
     dx = np.empty_like(dy)
-    _jit.get("activation", "masked_softmax_backward", dx.dtype.name).run(
+    _jit.get("activation", "masked_softmax_backward", dx.dtype).run(
         len(rows.base) - 1, dx.size * 8, y=rows.values, dy=dy, dx=dx, mask=rows.mask, base=rows.base, size=rows.size
     )
     return rows.back(dx)

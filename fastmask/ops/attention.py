@@ -184,7 +184,7 @@ def attention_forward(
 
     pairs = _Pairs(query, value, causal)
     p = _scores(pairs, stack_of_steps(q, query.steps.first), stack_of_steps(k, keys.steps.first), weight)
-    _jit.get("attention", "softmax_forward", dtype.name).run(
+    _jit.get("attention", "softmax_forward", dtype).run(
         -(-len(q) // QUERIES), SOFTMAX_WORK * pairs.count, scores=p, start=pairs.at, size=pairs.size, seen=pairs.seen,
         queries=len(q), many=QUERIES,
     )  # fmt: skip
@@ -232,7 +232,7 @@ def attention_backward(tape, d_outputs, d_scores=None):
         dp += d_scores[_both_valid(query, value)]
     if dropout is not None:
         dp *= dropout
-    _jit.get("attention", "softmax_backward", dtype.name).run(
+    _jit.get("attention", "softmax_backward", dtype).run(
         -(-len(q) // QUERIES), SOFTMAX_WORK * pairs.count, p=p, dp=dp, start=pairs.at, size=pairs.size,
         queries=len(q), many=QUERIES,
     )  # fmt: skip
@@ -335,7 +335,7 @@ def _additive_gradient(ds, x, of_x, y, of_y, weight, d_weights=None):
         _jit.address(y) + of_y[job] * D * size, np.diff(of_y)[job], _jit.address(dx) + at,
         0 if d_weights is None else _jit.address(d_weights) + at, rows,
     )  # fmt: skip
-    _jit.get("attention", "additive_backward", x.dtype.name).run(
+    _jit.get("attention", "additive_backward", x.dtype).run(
         len(jobs), TANH_WORK * len(ds.buffer) * D, jobs=jobs, weight=weight, D=D
     )
     return dx

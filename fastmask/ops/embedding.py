@@ -128,7 +128,7 @@ def embedding_backward(tape, dy):
     rows = rows[order]
     first = np.flatnonzero(np.diff(rows, prepend=-1))  # where the steps of a row begin
     sums = np.empty((len(first), D), dy.dtype)
-    _jit.get("embedding", "row_sums", dy.dtype.name).run(
+    _jit.get("embedding", "row_sums", dy.dtype).run(
         -(-len(first) // _BLOCK),
         len(rows) * D * WORK,
         dy=dy,

@@ -81,7 +81,7 @@ def loss_terms(
     elif kind in SIGNED and _all_binary(y[counts]):
         keep, shift = 2.0, -1.0
     if len(rows):
-        _jit.get("loss", f"{kind}_from_logits" if from_logits else kind, p.dtype.name).run(
+        _jit.get("loss", f"{kind}_from_logits" if from_logits else kind, p.dtype).run(
             -(-len(rows) // BLOCK),
             len(rows) * units * WORK,
             count=len(rows),

@@ -58,7 +58,7 @@ def from_values(x, mask_value=0.0):
     relevant = ~word(0) >> np.uint8(value == 0)  # either sign of 0 equals 0
     bits = int(value.view(word) & relevant)
     mask = np.empty(x.shape[:-1], bool)
-    _jit.get("mask", "from_values", x.dtype.name).run(
+    _jit.get("mask", "from_values", x.dtype).run(
         -(-mask.size // _BLOCK),
         x.size * 2,
         x=x,
@@ -84,7 +84,7 @@ def zero_masked(x, mask):
     if x.size < SMALL or not plain or mask.shape != x.shape[:-1] or mask.dtype != np.bool_:
         return np.where(mask[..., None], x, x.dtype.type(0))
     y = np.empty_like(x, subok=False)
-    _jit.get("mask", "zero_masked", x.dtype.name).run(
+    _jit.get("mask", "zero_masked", x.dtype).run(
         -(-mask.size // _BLOCK), x.size * 2, x=x, mask=mask, y=y, steps=mask.size, size=x.shape[-1]
     )
     return y
@@ -93,7 +93,7 @@ def zero_masked(x, mask):
 def clear_masked(x, mask):
     """Set x (..., F), contiguous float32 or float64, to 0 in place at the steps where mask (...), contiguous, is False:
     what was not written yet."""
-    _jit.get("mask", "clear_masked", x.dtype.name).run(
+    _jit.get("mask", "clear_masked", x.dtype).run(
         -(-mask.size // _BLOCK), x.size * 4, x=x, mask=mask, steps=mask.size, size=x.shape[-1]
     )
 
@@ -104,7 +104,7 @@ def is_finite_under(x, mask):
     if x.size < SMALL or not plain or mask.shape != x.shape[: mask.ndim]:
         return bool(np.isfinite(x[~mask]).all())
     found = np.zeros(-(-mask.size // _BLOCK), np.uint8)
-    _jit.get("mask", "hidden_garbage", x.dtype.name).run(
+    _jit.get("mask", "hidden_garbage", x.dtype).run(
         len(found), x.size, x=x, mask=mask, steps=mask.size, size=x.size // mask.size, found=found
     )
     return not found.any()

@@ -279,7 +279,7 @@ def _moments(x, valid):
 def _run(kernel, listed, x, **arguments):
     """A kernel over the listed steps of x (N,F), all of them if None."""
     count, F = len(x) if listed is None else len(listed), x.shape[1]
-    _jit.get("normalization", kernel, x.dtype.name).run(
+    _jit.get("normalization", kernel, x.dtype).run(
         -(-count // _CHUNK), count * F * WORK, listed=listed, count=count, size=F, x=x, **arguments
     )
 

@@ -79,7 +79,7 @@ def optimizer_update(rule, updates, lr, numbers, clip=math.inf):
         table = np.array(jobs, np.int64)
         table[:, 10:].view(np.float64)[:] = [(u.scale, u.decay) for u in updates if u.w.dtype == dtype and u.w.size]
         n = {f"n_{i}": number for i, number in enumerate(numbers)}
-        _jit.get("optimizer", rule, dtype.name).run(
+        _jit.get("optimizer", rule, dtype).run(
             blocks, work, jobs=table, count=len(jobs), lr=float(lr), low=-float(clip), high=float(clip), **n
         )
 
@@ -103,5 +103,5 @@ def square_sum(g):
     """Sum of the squares of all elements of g, as a float: each squared and added in float64, pieces in their order."""
     g = np.ascontiguousarray(g)
     sums = np.zeros(-(-g.size // BLOCK))
-    _jit.get("optimizer", "square_sums", g.dtype.name).run(len(sums), g.size, g=g, size=g.size, sums=sums)
+    _jit.get("optimizer", "square_sums", g.dtype).run(len(sums), g.size, g=g, size=g.size, sums=sums)
     return float(np.sum(sums))

@@ -297,9 +297,9 @@ def _run(name, cell, packed, F, dtype, blocks, *, steps, **arguments):
     sizes = np.array([lengths.get(n, 0) for n in ARGUMENTS[name]] + packed.layout, np.int64)
     step = cell.address(name, packed, dtype)
     ranks = "".join(map(str, packed.ranks))
-    call = _jit.get("user_cell", f"call_{name}_{ranks}", dtype.name).address
+    call = _jit.get("user_cell", f"call_{name}_{ranks}", dtype).address
     error = np.zeros(16, np.int64)  # how many steps raised, and the frame of the first: two words, then addresses
-    _jit.get("user_cell", _LOOPS[name], dtype.name).run(
+    _jit.get("user_cell", _LOOPS[name], dtype).run(
         blocks, _SLOWNESS * steps * (packed.size + S), call=call, step=step, weights=packed.memory, sizes=sizes, F=F,
         S=S, H=H, K=K, steps=steps, error=error, **arguments,
     )  # fmt: skip
