@@ -1,7 +1,7 @@
 """fastmask against its own goals: everything the speed of this library is promised to be beyond the lines of peers.py.
 
     python asv_bench/goals.py                      every section; under six minutes on an idle machine with two cores
-    python asv_bench/goals.py --only latency step  some of them
+    python asv_bench/goals.py --only latency fill  some of them
 
 Sections
 - fill     time at 10 % valid steps against all steps valid, as a padded batch and as Ragged
@@ -10,7 +10,7 @@ Sections
 - sweep    PyTorch's issue 149194: a two-layer LSTM on 32 rows whose lengths are evenly spaced from 1 to L
 - memory   largest resident set within a training step, above the one before it
 - latency  one step of one row from Python: median and 99th percentile
-- step     how much of a whole training step of a model is spent in recurrent kernels and matrix products
+- training_step  how much of a whole training step of a model is spent in recurrent kernels and matrix products
 - compilation  what an empty cache of compiled kernels costs, and a filled one
 
 Each line prints what was measured, the goal, and met or MISSED; the JSON file has the same. Everything is float32, in
@@ -39,7 +39,6 @@ WIDE, MANY = (32, 30, 512, 512), (1024, 20, 12, 100)
 MODES = ("infer", "train")
 LENGTHS = (10, 30, 100, 300, 1000, 4000)
 TOO_LONG = 3.0  # seconds: a call that takes longer is not repeated
-RECURRENT, PRODUCTS = ("gru", "lstm", "simple_rnn", "user_cell"), ("gemm",)  # modules of fastmask/kernels
 
 TRAINING = """
 import numpy as np, fastmask as fm
@@ -94,16 +93,19 @@ def work(job):
 
 
 def in_turns(runs, seconds):
-    """Median times of functions that take turns for `seconds`, at least three turns, after one that does not count."""
+    """Median times of functions that take turns of five calls for `seconds`, after a call that does not count."""
     times = [[] for _ in runs]
     for run in runs:
         run()
     end = time.perf_counter() + seconds
     while len(times[0]) < 3 or time.perf_counter() < end:
         for run, own in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            own.append(time.perf_counter() - start)
+            for _ in range(5):  # the first finds the caches as another run has left them
+                start = time.perf_counter()
+                run()
+                own.append(time.perf_counter() - start)
+                if own[-1] > TOO_LONG:
+                    break
     return [median(own) for own in times]
 
 
@@ -349,125 +351,58 @@ def memory(options):
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
-def percentiles(run, seconds):
+def percentiles(run):
     """Median and 99th percentile of the calls' times, in microseconds."""
-    for _ in range(200):
-        run()
-    times, clock, end = [], time.perf_counter_ns, time.perf_counter() + seconds
-    while len(times) < 1000 or time.perf_counter() < end:
-        start = clock()
-        run()
-        times.append(clock() - start)
-    p50, p99 = np.percentile(times, [50, 99]) / 1e3
+    from benchmarks.latency import microseconds  # after frameworks.py has set which fastmask is measured
+
+    p50, p99 = np.percentile(microseconds(run), [50, 99])
     return {"p50": float(p50), "p99": float(p99)}
 
 
-def own_latencies(threads, cell, seconds):
-    import fastmask as fm
+def own_latencies(threads, cell):
+    from benchmarks.latency import ways
 
-    fm.set_num_threads(threads)
-    w = Workload(cell, "infer", 1, 1, 32, 64, fill=1.0)
-    data = Data(w)
-    layer = {"lstm": fm.layers.LSTM, "gru": fm.layers.GRU}[cell](64)
-    model = fm.Sequential([fm.Input((None, 32)), layer])
-    layer.set_weights(data.weights())
-    x, mask = data.x, data.mask
-    weights, pack = data.weights(), getattr(getattr(fm.ops, cell), cell + "_pack")
-    packed, op = pack(*weights), getattr(fm, cell)
-    runs = {
-        "layer(x, mask=mask)": lambda: layer(x, mask=mask),
-        "the op, weights packed": lambda: op(x, *weights, mask=mask, packed=packed),
-        "model.predict_on_batch": lambda: model.predict_on_batch(x, mask=mask),
-        "model.predict": lambda: model.predict(x, mask=mask, verbose=0),
-    }
-    return {name: percentiles(run, seconds) for name, run in runs.items()}
+    return {name: percentiles(run) for name, run in ways(cell).items()}
 
 
-def peer_latency(threads, peer, cell, seconds):
+def peer_latency(threads, peer, cell):
     w = Workload(cell, "infer", 1, 1, 32, 64, fill=1.0)
     run, _ = next(p for p in PEERS if p.name == peer).prepare(w, Data(w), threads)
-    return percentiles(run, seconds)
+    return percentiles(run)
 
 
 def latency(options):
     goals = {"layer(x, mask=mask)": 6.0, "prepared call": 4.0}
     for cell in GATES:
-        found = fresh(own_latencies, cell=cell, seconds=options.seconds)
+        found = fresh(own_latencies, cell=cell.upper())
         for peer in ("onnxruntime", "torch padded*"):
             if is_there(peer):
-                found[peer.rstrip("*")] = fresh(peer_latency, peer=peer, cell=cell, seconds=options.seconds)
-        for name in [*found, *(goals.keys() - found.keys())]:
-            times = found.get(name, {"p50": None})
-            note = f"p99 {times['p99']:.1f}" if name in found else "no such path in this version"
+                found[peer.rstrip("*")] = fresh(peer_latency, peer=peer, cell=cell)
+        for name in found:
             what = f"{cell.upper():4} one step, F=32 H=64, {name}: p50, microseconds"
-            yield result(what, times["p50"], at_most=goals.get(name), note=note)
+            yield result(what, found[name]["p50"], at_most=goals.get(name), note=f"p99 {found[name]['p99']:.1f}")
 
 
 # --- a whole training step --------------------------------------------------------------------------------------------
 
 
-class Launches:
-    """Seconds spent in kernels, by name: stands in for fastmask's launch while the `with` lasts."""
+def step_shares(threads, model, seconds):
+    import step
 
-    def __enter__(self):
-        from fastmask.kernels import _jit
-
-        self.seconds, self._jit, self._launch, self._inside = {}, _jit, _jit.launch, False
-        _jit.launch = self
-        return self
-
-    def __call__(self, kernel, *arguments):
-        if self._inside:  # a long launch is handed on, through here again, to another thread
-            return self._launch(kernel, *arguments)
-        self._inside, start = True, time.perf_counter()
-        try:
-            self._launch(kernel, *arguments)
-        finally:
-            self.seconds[kernel.name] = self.seconds.get(kernel.name, 0) + time.perf_counter() - start
-            self._inside = False
-
-    def __exit__(self, *_):
-        self._jit.launch = self._launch
+    run, _ = step.MODELS[model](*LARGE)
+    total, kernels, parts = step.measure(run, seconds)
+    return {"ms": 1e3 * total, "kernels": kernels, "parts": parts, "goal": parts[step.GOAL]}
 
 
-def step_shares(threads, cell, per_step, seconds):
-    """Of Embedding, a recurrent layer, Dense, softmax, loss, accuracy, Adam, on a batch with half the steps valid."""
-    import fastmask as fm
+def training_step(options):
+    from step import MODELS
 
-    fm.set_num_threads(threads)
-    B, T, F, H = LARGE
-    random = np.random.default_rng(0)
-    ids = random.integers(1, 10_000, size=(B, T))
-    ids[np.arange(T) >= random.integers(1, T, size=(B, 1), endpoint=True)] = 0
-    layers = [
-        fm.layers.Embedding(10_000, F, mask_zero=True),
-        {"lstm": fm.layers.LSTM, "gru": fm.layers.GRU}[cell](H, return_sequences=per_step),
-        fm.layers.Dense(20, activation="softmax"),
-    ]
-    model = fm.Sequential([fm.Input((None,), dtype="int32"), *layers])
-    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    y = random.integers(0, 20, size=(B, T) if per_step else B)
-    model.train_on_batch(ids, y)
-    calls, end = 0, time.perf_counter() + 4 * seconds
-    with Launches() as launches:
-        start = time.perf_counter()
-        while calls < 5 or time.perf_counter() < end:
-            model.train_on_batch(ids, y)
-            calls += 1
-        total = time.perf_counter() - start
-    return {"ms": 1e3 * total / calls, "shares": {name: s / total for name, s in launches.seconds.items()}}
-
-
-def step(options):
-    for cell, per_step in product(GATES, (False, True)):
-        found = fresh(step_shares, cell=cell, per_step=per_step, seconds=options.seconds)
-        shares = sorted(found["shares"].items(), key=lambda item: -item[1])
-        counted = sum(share for name, share in shares if name.split(".")[0] in RECURRENT + PRODUCTS)
+    for model in MODELS:
+        found = fresh(step_shares, model=model, seconds=4 * options.seconds)
+        shares = sorted((found["kernels"] | found["parts"]).items(), key=lambda item: -item[1])
         note = ", ".join(f"{name.removesuffix('.float32')} {share:.1%}" for name, share in shares if share >= 0.005)
-        note += f", outside of kernels {1 - sum(found['shares'].values()):.1%}"
-        heads = "a label a step" if per_step else "a label a row"
-        what = f"{name_of(cell, 'training step', LARGE)}, {heads}: share of recurrent kernels and GEMMs"
-        yield result(what, counted, at_least=0.85, note=f"{found['ms']:.0f} ms: {note}")
+        what = f"training step ({','.join(map(str, LARGE))}), {model}: share of recurrent kernels and products"
+        yield result(what, found["goal"], at_least=0.85, note=f"{found['ms']:.0f} ms: {note}")
 
 
 # --- compile and start ------------------------------------------------------------------------------------------------
@@ -500,7 +435,7 @@ def compilation(options):
     yield result("warm start to the first result, process included: seconds", first, at_most=0.5, note=note)
 
 
-SECTIONS = {f.__name__: f for f in (fill, holes, threads, sweep, memory, latency, step, compilation)}
+SECTIONS = {f.__name__: f for f in (fill, holes, threads, sweep, memory, latency, training_step, compilation)}
 
 
 def main(argv=None):

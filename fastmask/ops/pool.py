@@ -102,6 +102,4 @@ def _spread(kernel, tape, dy, **arguments):
 
 def _run(kernel, steps, rows, **arrays):
     B, F = rows.shape
-    _jit.get("pool", kernel, rows.dtype).run(
-        B, steps.N * F * WORK, first=steps.first, src=steps.src, size=F, **arrays
-    )
+    _jit.get("pool", kernel, rows.dtype).run(B, steps.N * F * WORK, first=steps.first, src=steps.src, size=F, **arrays)
