@@ -591,8 +591,8 @@ class RecurrentTests:
         module = importlib.import_module(f"fastmask.ops.{stem}")
         assert_doctests(module)
         for op in (getattr(module, stem), getattr(module, f"{stem}_backward")):
-            section = re.search(r"Parameters\n\s+-+\n(.*?)\n\n\s+Returns", op.__doc__, re.DOTALL)[1]
-            lines = re.findall(r"^    (\w[\w, ]*) :", section, re.MULTILINE)
+            section = re.search(r"Parameters\n-+\n(.*?)\n\nReturns", inspect.getdoc(op), re.DOTALL)[1]
+            lines = re.findall(r"^(\w[\w, ]*) :", section, re.MULTILINE)
             documented = [name for line in lines for name in line.split(", ")]
             assert documented == list(inspect.signature(op).parameters)
         infer, train = (list(inspect.signature(getattr(module, stem + end)).parameters) for end in ("", "_forward"))

@@ -261,7 +261,8 @@ def test_convolution_op(data, dtype, launch):
         "dilation_rate": data.draw(st.integers(1, 3)) if dilated else 1,
         "strides": 1 if dilated else data.draw(st.integers(1, 3)),
         "mask": data.draw(some.masks(B, T)),
-        "activation": data.draw(smooth_or(dtype)),
+        # e^z multiplies the rounding of z by far more than the sums it goes into come to
+        "activation": data.draw(smooth_or(dtype).filter(lambda name: name != "exponential")),
     }
     size = B, T, data.draw(some.units), data.draw(some.units)
     problem = test_convolution.Problem(size, kernel_size, dtype, data.draw(some.seeds))
