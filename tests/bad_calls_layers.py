@@ -299,6 +299,9 @@ for cls, states in ((layers.GRU, 1), (layers.LSTM, 2), (layers.SimpleRNN, 1)):
     calls.bad("initial_state", [f(B, 5)] * states, ValueError, "(B,H)", "(3, 5)")
     calls.bad("initial_state", [f(B, 4)] * 3, ValueError, f"{states} arrays", "3")
     calls.bad("initial_state", [STRINGS] * states, TypeError, "numbers", "<U1")
+    calls = method(cls.prepare, new, batch_size=2, steps=3, masked=True, stateful=False)
+    calls.count("batch_size", 0, expected="").count("steps", 0, expected="")
+    calls.bad("masked", 3, TypeError, "True or False", "3").bad("stateful", "yes", TypeError, "True or False", "'yes'")
 cells = (
     (layers.Cell, lambda: layers.GRUCell(2)),
     (layers.StackedRNNCells, lambda: layers.StackedRNNCells([layers.GRUCell(2), layers.LSTMCell(3)])),

@@ -6,7 +6,18 @@ import numpy as np
 import fastmask as fm
 from bad_calls import COMPLEX, OBJECTS, STRINGS, Calls, function, method
 from fastmask.kernels.loss_names import KINDS
-from fastmask.ops import activation, attention, convolution, embedding, gemm, loss, normalization, pool, user_cell
+from fastmask.ops import (
+    activation,
+    attention,
+    convolution,
+    embedding,
+    gemm,
+    loss,
+    normalization,
+    optimizer,
+    pool,
+    user_cell,
+)
 from fastmask.ops import gru as gru_ops
 from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import mask as mask_ops
@@ -530,3 +541,21 @@ calls.bad("value", f(4), ValueError, "(3,)", "(4,)", says="v").bad(
     "value", ["a"], TypeError, "numbers", "<U1", says="v"
 )
 calls.bad("key", 2, IndexError, "(2, 3)", says="v").bad("key", "a", (IndexError, TypeError), "(2, 3)", says="v")
+
+# ---- optimizers ------------------------------------------------------------------------------------------------------
+calls = Calls(
+    optimizer.optimizer_update,
+    lambda: (
+        optimizer.optimizer_update,
+        {"rule": "momentum", "updates": [optimizer.Update(f(H), (f(H),), f(H))], "lr": 0.1, "numbers": (0.1, 0.9)},
+    ),
+)
+calls.name("rule", "sgd")
+for update, says, expected, received in (
+    (optimizer.Update(f(H), (), f(H)), "state", "1 arrays", "0"),
+    (optimizer.Update(f(H), (f(H + 1),), f(H)), "state", f"{H} contiguous", f"({H + 1},)"),
+    (optimizer.Update(f(H), (f(H),), f(H + 1)), "g", f"{H} contiguous", f"({H + 1},)"),
+    (optimizer.Update(f(H), (f(H),), f(H).astype(np.float64)), "g", "float32", "float64"),
+    (optimizer.Update(f(2, H), (f(2, H),), f(1, H), rows=np.ones(1)), "rows", "int64", "array([1.])"),
+):
+    calls.bad("updates", [update], ValueError, expected, received, says=says)

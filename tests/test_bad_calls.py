@@ -85,6 +85,7 @@ REASONS = {
             *("check_packed", "snake_case", "registered_name", "registered_class", "registered_function", "Kind"),
             *("Kind.get", "Kind.serialize", "Changes.note", "RowsGradient", "Packed", "Packed.arrays", "PackedDense"),
             *("Tape", "Conv1DTape.as_outputs", "Conv1DTape.flat", "Form.restore", "UserCell.address"),
+            *("clear_masked", "is_finite_under", "square_sum"),
         ),
         BETWEEN_ROOMS,
     ),
@@ -104,7 +105,7 @@ REASONS = {
     "check_input_shape": "a hook of the call of a layer: it is the check",
     **dict.fromkeys(("start_stream", "stream_call"), "a hook of Model.stream, which checks"),
     **dict.fromkeys(("targets", "step_values", "add"), "a hook of Metric.update_state, which checks"),
-    **dict.fromkeys(("update", "begin_update"), "a hook of Optimizer.apply, which checks"),
+    **dict.fromkeys(("update", "rule", "begin_update"), "a hook of Optimizer.apply, which checks"),
     "gradient": "a hook of losses, which check",
     **dict.fromkeys(("set_model", "set_params", "value_in", "is_improvement"), "a hook of fit, which checks"),
 }

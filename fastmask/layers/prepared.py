@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 
+from fastmask.checks import check_flag
 from fastmask.ops._common import aligned_zeros
 from fastmask.ops._recurrent import Plan
 from fastmask.ops.mask import check_count
@@ -37,6 +38,8 @@ class PreparedCall:
 
     def __init__(self, layer, batch_size, steps, masked, stateful):
         B, T = check_count(batch_size, "batch_size"), check_count(steps, "steps")
+        check_flag(masked, "masked")
+        check_flag(stateful, "stateful")
         if not layer.built:
             raise ValueError(f"{layer.name}.prepare: expected a built layer: call it once, or build it")
         self._layer = layer
