@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import fastmask as fm
+from cases import assert_same_bits
+from fastmask.kernels import _jit
 from fastmask.layers import GRU, LSTM, Bidirectional, Dense, Input, Masking, SimpleRNN
+from fastmask.ops._recurrent import SideBySide
 from fastmask.ragged import Ragged
 from helpers import assert_close, assert_gradient, mask_cases
 from test_layers import CELLS, MERGE_MODES, B, F, H, T, check_gradients, flat, make, random
@@ -514,3 +517,34 @@ def test_sequence_lengths(cell):
         np.testing.assert_array_equal(y[b, lengths[b] - 1], states[0][b])
         for state, own in zip(flat(states), flat(last), strict=True):
             np.testing.assert_array_equal(state[b], own[0])
+
+
+# ---- both directions of one row at once -----------------------------------------------------------------------------
+@pytest.mark.parametrize("cell", [SimpleRNN, GRU, LSTM])
+@pytest.mark.parametrize("masked", [False, True])
+def test_directions_side_by_side(cell, masked, monkeypatch):
+    """One row: both directions in one launch, with the bits of the two layers apart; whatever thread takes which."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 9, 3)).astype(np.float32)
+    mask = rng.random((1, 9)) < 0.6 if masked else None
+    layer = Bidirectional(cell(5, return_sequences=True, return_state=True))
+    layer(x)
+    separate = [part._run(x, mask, False, (), {"restore_order": True})[0] for part in layer._directions]
+    launched_kernels, launch = [], _jit.launch
+    monkeypatch.setattr(_jit, "SERIAL_WORK", 0)
+    monkeypatch.setattr(_jit, "launch", lambda k, *rest: (launched_kernels.append(k.name), launch(k, *rest))[1])
+    outputs, *states = layer(x, mask=mask)
+    assert launched_kernels.count("_launch.side_by_side.float32") == 1
+    assert_same_bits(outputs, np.concatenate([part[0] for part in separate], axis=-1))
+    for state, expected in zip(states, [s for part in separate for s in part[1:]], strict=True):
+        assert_same_bits(state, expected)
+
+
+def test_what_fails_side_by_side_leaves_nothing_behind():
+    layer = GRU(4)
+    x = np.ones((1, 3, 2), np.float32)
+    expected = layer(x)
+    with pytest.raises(ZeroDivisionError), SideBySide():
+        layer(x)
+        raise ZeroDivisionError
+    assert_same_bits(layer(x), expected)

@@ -7,6 +7,7 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
+from ._jit import kernel as block_kernel
 from .simd import (
     I32,
     I64,
@@ -110,6 +111,16 @@ def drain_prepared(words):
     kernel, args, counter, blocks = unpack(words, 4)
     put_i64(counter, 0, 0)
     drain(kernel, args, counter, blocks)
+
+
+@block_kernel("jobs")
+def side_by_side(block, args, real):
+    """Kernels of one block each, beside one another. Parallel: a block is a kernel.
+
+    jobs: two words a block, address and arguments of its kernel.
+    """
+    (jobs,) = unpack(args, 1)
+    call_block(get_i64(jobs, 2 * block), 0, get_i64(jobs, 2 * block + 1))
 
 
 # -- the own pool, in native code: a launch is a slot of int64 words; the caller opens and closes it, helpers enter and

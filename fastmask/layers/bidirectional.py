@@ -1,11 +1,14 @@
 """Bidirectional: one recurrent layer forwards and one backwards over the same steps."""
 
+import contextlib
+
 import numpy as np
 
 from fastmask.layers.base import Layer
 from fastmask.layers.calls import stack
 from fastmask.layers.registry import deserialize, register_serializable, serialize
 from fastmask.layers.sequence_layer import SequenceLayer
+from fastmask.ops._recurrent import SideBySide
 from fastmask.ragged import Ragged
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
@@ -106,12 +109,14 @@ class Bidirectional(Layer):
     def call(self, inputs, mask=None, training=False, initial_state=None):
         self.check_input_shape(inputs.shape)
         outputs, states = [], []
-        for direction, state in zip(self._directions, self._split_states(initial_state), strict=True):
-            result, _ = direction._run(inputs, mask, training, (), {"initial_state": state, "restore_order": True})
-            if self.return_state:
-                result, *last = result
-                states += last
-            outputs.append(result)
+        alone = len(inputs) == 1 and not (training or self.stateful)  # more rows give both threads work anyway
+        with SideBySide() if alone else contextlib.nullcontext():
+            for direction, state in zip(self._directions, self._split_states(initial_state), strict=True):
+                result, _ = direction._run(inputs, mask, training, (), {"initial_state": state, "restore_order": True})
+                if self.return_state:
+                    result, *last = result
+                    states += last
+                outputs.append(result)
         if training and self.merge_mode == "mul":
             self.saved = outputs
         merged = self._merge(*outputs)

@@ -5,6 +5,7 @@ lstm.py, gru.py and simple_rnn.py are its public faces; what differs between the
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -146,6 +147,7 @@ class Plan:
         self.sync = arguments["sync"] if shares.parts > 1 else None
         self.args = k.pack(**{**arguments, "final_h": unwanted, "final_c": unwanted})
         self.run = _jit.prepare_launch(k, self.args, shares.workers, work)
+        self.kernel, self.workers, self.work = k, shares.workers, work
         self.queue_word, self.queue_start = k.counter + 1, shares.workers * shares.slots
         self.args[k.index["queue"]] = _jit.word_address(self.args, self.queue_word)
         names = "x", "outputs" if sequences else "last", "h0", "c0", "final_h", "final_c"
@@ -175,6 +177,11 @@ class Plan:
 
     def launch(self, mask):
         """mask: contiguous bool (B,T) for a plan that is masked, else None."""
+        self.get_ready(mask)
+        self.run()
+
+    def get_ready(self, mask):
+        """Everything before the launch."""
         if mask is not None:
             mask_bytes = mask.tobytes()
             if mask_bytes != self.mask_bytes:
@@ -185,7 +192,6 @@ class Plan:
         self.args[self.queue_word] = self.queue_start
         if self.sync is not None:
             self.sync.fill(0)
-        self.run()
 
 
 def _plain(a, shape, dtype):
@@ -221,11 +227,54 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
     outputs = np.empty(plan.outputs_shape, plan.dtype)
     states = tuple([np.empty(plan.states_shape, plan.dtype) for _ in range(states)]) if want_states else None
     plan.bind(x, outputs, initial_state, states)
+    if _postponed.launches is not None:
+        plan.get_ready(mask)
+        _postponed.launches.append((plan, key))
+        return outputs, states
     plan.launch(mask)
+    _give_back(plan, key)
+    return outputs, states
+
+
+def _give_back(plan, key):
+    plans = plan.packed.plans
     plans[key] = plan
     if len(plans) > Plan.KEPT:
         plans.popitem(last=False)  # atomic, as pop: iterating over a dict that other threads change is an error
-    return outputs, states
+
+
+class _Postponed(threading.local):
+    launches = None  # (plan, its key) of each, inside `SideBySide`
+
+
+_postponed = _Postponed()
+
+
+class SideBySide:
+    """Inference on one row inside this block is done at its end, all calls at once on several threads: results are not
+    to be read before. Calls with work for all threads, or of another kind, are done as ever.
+    """
+
+    def __enter__(self):
+        self._outer, _postponed.launches = _postponed.launches, []
+
+    def __exit__(self, failed, *_):
+        launches, _postponed.launches = _postponed.launches, self._outer
+        if failed:
+            return
+        alone = [plan for plan, _ in launches if plan.workers == 1]
+        work = sum(plan.work for plan in alone)
+        if len(alone) < 2 or work < _jit.SERIAL_WORK:
+            alone, work = [], 0
+        for plan in alone:
+            plan.args[plan.kernel.counter] = 0  # of an earlier launch, which may have been stopped
+        if alone:
+            jobs = np.array([(plan.kernel.address, _jit.word_address(plan.args, 0)) for plan in alone])
+            _jit.get("_launch", "side_by_side", "float32").run(len(alone), work, jobs=jobs)
+        for plan, key in launches:
+            if plan not in alone:
+                plan.run()
+            _give_back(plan, key)
 
 
 def forward(
