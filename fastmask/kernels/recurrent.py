@@ -258,7 +258,7 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                 # panels outside, row tiles inside: a panel's weights are read once from far and again from near
                 width = panels if active <= MAX_ROWS else tile_panels
                 if ahead:
-                    width = (p1 - p0 + 1) // 2
+                    width = max(1, (p1 - p0 + 1) // 2)  # a part may have no panel at all
                 for p in range(p0, p1, width):
                     if ahead and tick & 1:  # back again: what was read last is still near
                         p = p0 + (p1 - 1 - p) // width * width
