@@ -167,10 +167,13 @@ def test_no_thread_is_started_for_small_work():
     assert run(code) == [1, 1, True]
 
 
-def test_when_no_more_threads_can_be_had(right):
+@pytest.mark.parametrize("long_work", ["_jit.LONG_WORK", 0], ids=["short", "long"])
+def test_when_no_more_threads_can_be_had(long_work, right):
     """At the limit of the system, or while the interpreter shuts down: at the first launch, the next, afterwards."""
-    code = """
+    code = f"""
     import json, threading, fresh
+    from fastmask.kernels import _jit
+    _jit.LONG_WORK = {long_work}
 
     def fail(self):
         raise RuntimeError("can't start new thread")

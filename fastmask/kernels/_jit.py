@@ -391,11 +391,11 @@ def _load_drain():
     return _drain
 
 
-def launch(kernel, packed, blocks, work):
-    """Run `kernel` over its blocks with the arguments of Kernel.pack."""
-    if work >= LONG_WORK and is_main():
+def launch(kernel, packed, blocks, work, here=False):
+    """Run `kernel` over its blocks with the arguments of Kernel.pack; here: whatever it costs, without a stand-in."""
+    if work >= LONG_WORK and not here and is_main():
         stop = functools.partial(packed.__setitem__, kernel.counter, STOPPED)
-        _stand_ins.run(lambda: launch(kernel, packed, blocks, work), stop)
+        _stand_ins.run(lambda: launch(kernel, packed, blocks, work, True), stop)
         return
     _, hold, release = _drain or _load_drain()
     args = ctypes.addressof(packed)
