@@ -34,6 +34,7 @@ def everything():
     import layer_cases
     import op_cases
     from fastmask.ops.attention import attention
+    from fastmask.ops.gemm import dense
 
     def ops(call):
         return lambda: fresh.digest(call())
@@ -46,8 +47,21 @@ def everything():
     jobs |= {f"op {name}": ops(call) for name, call in op_cases.calls(np.float32, 17).items()}
     query, value = np.random.default_rng(3).standard_normal((2, 3, 8, 5)).astype(np.float32)
     jobs["attention"] = lambda: fresh.digest(attention(query, value))
+    jobs["dense"] = lambda: fresh.digest(dense(query, value[0, :5]))
+    jobs["prepared call"] = lambda: _prepared(query)
     jobs |= {f"layer {name}": layer(case) for name, case in layer_cases.every_case()}
     return jobs | _models() | {"sequences": _sequences, "optimizers and metrics": _optimizers_and_metrics}
+
+
+def _prepared(x):
+    """A layer's inference on arrays of its own."""
+    import fastmask as fm
+
+    layer = fm.layers.GRU(4, kernel_initializer="ones", recurrent_initializer="ones")
+    layer(x)
+    call = layer.prepare(*x.shape[:2])
+    call.inputs[...] = x
+    return fresh.digest(call())
 
 
 def _models():
