@@ -73,6 +73,7 @@ class Shares(NamedTuple):
 
 
 PART_WORK = 60_000  # multiply-adds of a step below which it does not pay to share it: a step more costs 0.2 us
+MOST_PARTS = 8  # all wait for the slowest at every step
 FEW_ROWS = 3  # which threads may share; more are better dealt out
 
 
@@ -82,7 +83,7 @@ def _shares(B, longest, work, two_passes, by_gate):
     workers = max(1, min(threads, B))
     if 0 < B <= min(FEW_ROWS, threads) and threads > 1 and not two_passes and not by_gate:
         step = work // max(1, longest)
-        parts = threads if _jit.is_forced() else min(threads, step // PART_WORK)
+        parts = threads if _jit.is_forced() else min(threads, MOST_PARTS, step // PART_WORK)
         if parts >= max(2, workers):
             return Shares(parts, B, parts, longest > 1, B)
     rows = max(1, -(-B // workers))
