@@ -14,6 +14,7 @@ from fastmask.kernels.activation_names import NAMES
 from fastmask.kernels.optimizer_names import RULES
 from fastmask.ops import mask as mask_ops
 from fastmask.ops import normalization, pool
+from fastmask.ops._recurrent import SideBySide
 from fastmask.ops.activation import activation_backward, activation_forward, softmax_backward, softmax_forward
 from fastmask.ops.attention import attention_backward, attention_forward, attention_scores
 from fastmask.ops.convolution import conv1d_backward, conv1d_forward
@@ -21,6 +22,7 @@ from fastmask.ops.embedding import embedding_backward, embedding_forward
 from fastmask.ops.gemm import dense_backward, dense_forward
 from fastmask.ops.loss import loss_value_and_grad
 from fastmask.ops.optimizer import Update, optimizer_update, square_sum
+from fastmask.ops.simple_rnn import simple_rnn, simple_rnn_pack
 from fastmask.ragged import Ragged
 from test_loss import CASES as LOSSES
 from test_loss import case_id
@@ -175,6 +177,17 @@ def _convolution(dtype, n):
     return found
 
 
+def _side_by_side(dtype, n):
+    """Two rows, each with weights of its own, at once."""
+    x, found = _random(dtype, 1, 9, 3), []
+    weights = [(_random(dtype, 3, n, seed=i), _random(dtype, n, n, seed=i)) for i in range(2)]
+    packs = [simple_rnn_pack(*w) for w in weights]
+    with SideBySide():
+        for w, packed in zip(weights, packs, strict=True):
+            found.append(simple_rnn(x, *w, mask=_holes(1, 9), packed=packed))
+    return [result.outputs for result in found]
+
+
 def _peak(dtype, n):
     fma_peak(threads=2, seconds=1e-3)
     return []
@@ -197,5 +210,6 @@ _CALLS = {
     "attention": _attention,
     "convolution": _convolution,
     "optimizer": _optimizer,
+    "side by side": _side_by_side,
     "peak": _peak,
 }

@@ -1,6 +1,7 @@
 """Ctrl-C and other signals: heard at once, wherever they come; nothing is spoiled, and everything works afterwards."""
 
 import dis
+import signal
 import sys
 import threading
 import time
@@ -201,7 +202,7 @@ def test_ctrl_c_is_heard_during_a_long_kernel(path):
 def test_ctrl_c_at_any_moment_of_fit_leaves_the_weights_after_a_whole_step():
     """With the optimizer's state and the moving averages: all are those of the same number of steps."""
     code = """
-    import json, random, signal, threading, time, numpy as np, fresh
+    import json, random, signal, time, numpy as np, fresh
     import fastmask as fm
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((64, 6, 3)).astype(np.float32), rng.standard_normal((64, 2)).astype(np.float32)
@@ -220,8 +221,11 @@ def test_ctrl_c_at_any_moment_of_fit_leaves_the_weights_after_a_whole_step():
         model.set_weights(weights)
         model.compile("adam", "mse")
 
-    again()
-    model.fit(x, y, **options)  # the first time takes longer
+    for _ in range(2):  # the first time takes longer
+        again()
+        started = time.perf_counter()
+        model.fit(x, y, **options)
+        seconds = time.perf_counter() - started
     again()
     apply, whole = model.optimizer.apply, {}
 
@@ -230,27 +234,22 @@ def test_ctrl_c_at_any_moment_of_fit_leaves_the_weights_after_a_whole_step():
         whole[state()] = len(whole)
 
     model.optimizer.apply = recorded
-    started = time.perf_counter()
     model.fit(x, y, **options)
-    seconds = time.perf_counter() - started
 
     random.seed(0)
-    me = threading.main_thread().ident
-    found, torn, uninterrupted = [], 0, 0
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    found, torn = [], 0
     for _ in range(40):
         again()
-        timer = threading.Timer(random.uniform(0, seconds), signal.pthread_kill, [me, signal.SIGINT])
+        # not by a thread: that may wait for the GIL until fit has ended, as NumPy's short releases start its time anew
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, seconds))
         try:
-            timer.start()
             model.fit(x, y, **options)
-            timer.join()
-            time.sleep(0.1)
-            uninterrupted += 1
+            time.sleep(seconds)
         except KeyboardInterrupt:
             steps = whole.get(state(), -1) if model.optimizer.iterations else 0
             torn += steps < 0
             found.append(steps)
-        timer.cancel()
     handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     print(json.dumps([len(whole), len(set(found)), torn, handler]))
     """
@@ -294,7 +293,8 @@ def test_ctrl_c_ends_a_program_that_compiles(tmp_path):
     timer.start()
     fresh.tiny()
     """
-    _, errors = finish(start(code, tmp_path), exit_code=1)
+    # Python ends by the signal, unless code given as a string ran after the exception, as in numba
+    _, errors = finish(start(code, tmp_path), exit_code=(1, -signal.SIGINT))
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert cache_files(tmp_path)
 

@@ -265,13 +265,13 @@ class SideBySide:
             return
         alone = [plan for plan, _ in launches if plan.workers == 1]
         work = sum(plan.work for plan in alone)
-        if len(alone) < 2 or work < _jit.SERIAL_WORK:
+        if len(alone) < 2 or (work < _jit.SERIAL_WORK and not _jit.is_forced()):
             alone, work = [], 0
         for plan in alone:
             plan.args[plan.kernel.counter] = 0  # of an earlier launch, which may have been stopped
         if alone:
             jobs = np.array([(plan.kernel.address, _jit.word_address(plan.args, 0)) for plan in alone])
-            _jit.get("_launch", "side_by_side", "float32").run(len(alone), work, jobs=jobs)
+            _jit.get("_launch", "side_by_side", alone[0].dtype).run(len(alone), work, jobs=jobs)
         for plan, key in launches:
             if plan not in alone:
                 plan.run()
