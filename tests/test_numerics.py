@@ -38,7 +38,7 @@ def assert_accurate(x):
 
     softmax: 4 ulp, one more for each unit of distance from the largest (which is rounded as a float32), and the sum's
     own. log_softmax: 2 eps of the larger of 1 and itself; near 0 it is the logarithm of a number rounded near 1.
-    Measured over every float32 beside a 0: 2.6 ulp and 1.2 eps; 8.9 ulp with 50 000 classes.
+    Measured over each 16th float32 beside a 0: 2.4 ulp and 1.1 eps; 8.9 ulp with 50 000 classes.
     """
     exact = x.astype(np.float64)
     distance = exact.max(axis=-1, keepdims=True) - exact
