@@ -11,6 +11,7 @@ import pytest
 import fastmask as fm
 from cases import CELLS, DTYPES, Problem, assert_same_bits, launched, launches, named, prange_is_usable
 from fastmask.kernels import _jit
+from fastmask.ops import _recurrent
 from fastmask.ragged import Ragged
 
 # (F, H): off the lane grid, ones, several panels, a tile's row of panels and one more
@@ -82,12 +83,8 @@ def test_a_row_is_itself(cell, size, dtype):
             assert_same_bits(many, [expected[5]] * count, f"{count} times the same row")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_launch_and_number_of_threads(cell, size, dtype):
+def assert_same_in_every_launch(rows):
     """Outputs, states and gradients; and training gives what inference gives."""
-    rows = Rows(cell, *size, dtype)
     problem = rows.problem
     calls = [
         {"x": rows.padded["holes"], "mask": rows.layouts["holes"]},
@@ -113,6 +110,27 @@ def test_every_launch_and_number_of_threads(cell, size, dtype):
                 outputs = result.outputs.values if type(result.outputs) is Ragged else result.outputs
                 assert_same_bits(outputs, e["outputs"], f"inference, {message}")
                 assert_same_bits(list(result.states), [e[f"state {i}"] for i in range(len(problem.states))], message)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_launch_and_number_of_threads(cell, size, dtype):
+    assert_same_in_every_launch(Rows(cell, *size, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_threads_that_share_the_steps_of_all_rows(cell, size, dtype, monkeypatch):
+    """As they do when the weights are large: here they are taken for it."""
+    monkeypatch.setattr(_recurrent, "FAR_WEIGHTS", -1)
+    shares = []
+    monkeypatch.setattr(
+        _recurrent, "Shares", lambda *a, make=_recurrent.Shares: (shares.append(make(*a)), shares[-1])[1]
+    )
+    assert_same_in_every_launch(Rows(cell, *size, dtype))
+    assert {(s.parts, s.rows) for s in shares} >= {(threads, len(LENGTHS)) for threads in (2, 3, 7)}
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -7,10 +7,10 @@ Design
   although lengths differ, and threads finish together. No row's result depends on its neighbours or on who computes it:
   that is what keeps the bits equal for any batch, padding and number of threads.
 
-  Few rows wait for weights. Then the part of x is taken for several steps of a row at once (`ahead`); and if there are
-  fewer rows than threads, `parts` blocks walk through the same rows, each step shared by panels: a block takes its own
-  part, then those that nobody has begun, then waits for what others have begun. So a block that comes late, or never,
-  is not missed.
+  Few rows wait for weights. Then the part of x is taken for several steps of a row at once (`ahead`); and `parts`
+  blocks walk through the same rows, each step shared by panels: a block reads only its part of the weights, for all
+  rows. It takes its own part, then those that nobody has begun, then waits for what others have begun. So a block that
+  comes late, or never, is not missed.
 
   Dropout inside the cell: every gate meets an x and an h of its own, the common one times factors of that row and gate.
   Those kernels (`gates` > 0) come from the same factories and equations, and are compiled only when asked for.
@@ -256,11 +256,9 @@ def recurrent_forward(tile, tile2, has_cell_state, two_passes, tile_panels, gate
                                 tile2(real, x_frame, count, p0, p1, wx2, wh2, bias2, F, 0, ws_jump, act, ract)
                         put_i64(frame, X * SLOTS + s, z + k % MAX_ROWS * z_row)
                 # panels outside, row tiles inside: a panel's weights are read once from far and again from near
-                width = panels if active <= MAX_ROWS else tile_panels
-                if ahead:
-                    width = max(1, (p1 - p0 + 1) // 2)  # a part may have no panel at all
+                width = max(1, (p1 - p0 + 1) // 2) if active <= MAX_ROWS else tile_panels  # a part may be empty
                 for p in range(p0, p1, width):
-                    if ahead and tick & 1:  # back again: what was read last is still near
+                    if (ahead or shared) and tick & 1:  # back again: what was read last is still near
                         p = p0 + (p1 - 1 - p) // width * width
                     for s in range(0, active, tile_rows):
                         q, count = min(p + width, p1), min(tile_rows, active - s)

@@ -74,18 +74,22 @@ class Shares(NamedTuple):
 
 PART_WORK = 60_000  # multiply-adds of a step below which it does not pay to share it: a step more costs 0.2 us
 MOST_PARTS = 8  # all wait for the slowest at every step
-FEW_ROWS = 3  # which threads may share; more are better dealt out
+FEW_ROWS = 3  # which threads may share; more are better dealt out,
+SOME_ROWS = 16  # unless each thread would read more weights at every step
+FAR_WEIGHTS = 2_500_000  # than this many bytes, beyond the caches of one core
 
 
-def _shares(B, longest, work, two_passes, by_gate):
+def _shares(B, longest, work, itemsize, two_passes, by_gate):
     """Shares for B rows, the longest of about `longest` steps, and `work` multiply-adds."""
     threads = _jit.get_num_threads() if work >= _jit.SERIAL_WORK or _jit.is_forced() else 1
     workers = max(1, min(threads, B))
-    if 0 < B <= min(FEW_ROWS, threads) and threads > 1 and not two_passes and not by_gate:
-        step = work // max(1, longest)
-        parts = threads if _jit.is_forced() else min(threads, MOST_PARTS, step // PART_WORK)
-        if parts >= max(2, workers):
-            return Shares(parts, B, parts, longest > 1, B)
+    if 0 < B <= SOME_ROWS and threads > 1 and not two_passes and not by_gate:
+        step = work // max(1, longest)  # of all rows
+        few = B <= FEW_ROWS and B <= threads
+        if few or step // B * itemsize > FAR_WEIGHTS:
+            parts = threads if _jit.is_forced() else min(threads, MOST_PARTS, step // PART_WORK)
+            if parts >= max(2, workers):
+                return Shares(parts, B, parts, few and longest > 1, B)
     rows = max(1, -(-B // workers))
     # Most rows in flight: a step reads all weights for them. But few of few rows, lest the last rows of all be alone;
     # and a number by which the rows divide well, lest one worker end with some and the others with none.
@@ -140,7 +144,7 @@ class Plan:
         some = np.ones((B, T), bool) if masked else None
         steps = Steps(B, T, None, some, reverse, restore) if masked else steps_of(B, T, None, None, reverse, restore)
         work = B * T * (packed.F + H) * cell.gates * H
-        shares = _shares(B, T, work, cell.second_gates, False)
+        shares = _shares(B, T, work, self.dtype.itemsize, cell.second_gates, False)
         scratch = aligned((shares.rows * _slot_size(cell, packed, shares),), self.dtype)
         unwanted = np.empty((B, H), self.dtype)  # where states go that nobody asked for
         k = _jit.get(cell.module, f"{cell.kernel}_forward", self.dtype)
@@ -315,7 +319,7 @@ def forward(
     last = None if return_sequences else np.empty((B, H), dtype)
     final_h = np.empty((B, H), dtype)
     final_c = np.empty((B, H), dtype) if cell.states == 2 else None
-    shares = _shares(B, N // max(1, B), work, cell.second_gates, factors.by_gate)
+    shares = _shares(B, N // max(1, B), work, dtype.itemsize, cell.second_gates, factors.by_gate)
     slot = _slot_size(cell, packed, shares)
     if factors.by_gate:
         slot += cell.gates * factors.x.shape[-1] + len(cell.u_gates) * P * L
@@ -385,7 +389,7 @@ def backward(cell, tape, d_outputs, d_states, need_x):
     ws_jump, ws_step, ws_group, _ = ws.strides
     ut_skip, ut_inner = cell.u_group * ws_group, len(cell.u_gates) * units
     work = N * H * G * H
-    shares = _shares(B, N // max(1, B), work, cell.second_gates, factors.h_by_gate)
+    shares = _shares(B, N // max(1, B), work, dtype.itemsize, cell.second_gates, factors.h_by_gate)
     d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in tape.initial)
     kernel_name = f"{cell.kernel}{'_dropped' if factors.h_by_gate else ''}_backward"
     _jit.get(cell.module, kernel_name, dtype).run(
