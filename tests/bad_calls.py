@@ -152,6 +152,7 @@ def function(of, **arguments):
 AT_HAND = {
     *("_latest", "_packed", "_local", "_tmp", "_nodes", "version", "plans", "value", "saved", "workspace"),
     "_number",  # of a graph: by id
+    *("_src", "_dst", "_resolve", "_before", "_room"),  # of Steps: room for other masks
     *("stop_training", "stop_evaluating", "stop_predicting", "history"),  # what callbacks are told
 }
 

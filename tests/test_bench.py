@@ -273,5 +273,6 @@ def test_step_shares():
         run, valid = make(3, 4, 5, 6)
         seconds, kernels, parts = step.measure(run, seconds=0.01)
         assert valid.shape == (3, 4) and valid.any() and seconds > 0 and _jit.launch is launch
-        assert {f"{recurrent}.float32", "gemm.weight_gradient.float32", "optimizer.adam.float32"} <= set(kernels)
+        assert {f"{recurrent}.float32", "optimizer.adam.float32"} <= set(kernels)
+        assert any(name.startswith("gemm.weight_gradient.float32+gemm.weight_gradient.float32+") for name in kernels)
         assert set(parts) == {*step.PARTS, step.GOAL} and all(0 < share < 1 for share in parts.values())

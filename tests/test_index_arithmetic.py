@@ -17,7 +17,7 @@ from fastmask.kernels._threads import EXC, RET
 from fastmask.ops import normalization as normalization_ops
 from fastmask.ops import pool as pool_ops
 from fastmask.ops._packing import lanes
-from fastmask.ops._recurrent import PRODUCT_ROWS
+from fastmask.ops._products import PRODUCT_ROWS
 from fastmask.ops.activation import activation_backward, activation_forward, softmax_backward, softmax_forward
 from fastmask.ops.attention import attention_backward, attention_forward
 from fastmask.ops.embedding import embedding_backward, embedding_forward
@@ -81,7 +81,13 @@ def launches(monkeypatch):
     def run(kernel, blocks, work, **arguments):
         found.append(Launch(kernel, blocks, work, arguments))
 
+    def together(self):
+        for job in self.jobs:
+            run(job.kernel, job.blocks, job.work, **job.kept)
+
     monkeypatch.setattr(_jit.Kernel, "run", run)
+    monkeypatch.setattr(_jit.Job, "run", lambda job: run(job.kernel, job.blocks, job.work, **job.kept))
+    monkeypatch.setattr(_jit.Together, "run", together)
     monkeypatch.setattr(_jit, "_threads", 1)
     return found
 

@@ -203,6 +203,10 @@ class Kernel:
         self.counter = len(self.names)  # word of the block counter, behind the arguments; one more word is the caller's
         self._array = ctypes.c_int64 * (self.counter + 2)
 
+    def stop(self, packed):
+        """Make a launch with these arguments end early, at its next look."""
+        packed[self.counter] = STOPPED
+
     def pack(self, **arguments):
         """The int64 argument block from keywords; arrays and floats are turned into addresses and bits. The caller
         keeps the arrays alive.
@@ -210,11 +214,38 @@ class Kernel:
         if arguments.keys() != self._names:
             missing, unknown = self._names - arguments.keys(), arguments.keys() - self._names
             raise TypeError(f"{self.name}: missing arguments {sorted(missing)}, unknown ones {sorted(unknown)}")
-        return self._array(*[v if type(v) is int else _word(v) for v in map(arguments.__getitem__, self.names)])
+        values = map(arguments.__getitem__, self.names)
+        return self._array(
+            *[v if (t := type(v)) is int else address(v) if t is np.ndarray else _word(v) for v in values]
+        )
 
     def run(self, blocks, work, **arguments):
         """Run blocks 0 … blocks-1; `work` is the number of multiply-adds in all, which decides whether threads pay."""
         launch(self, self.pack(**arguments), blocks, work)
+
+    def job(self, blocks, work, **arguments):
+        """The same for later, in a `Together`."""
+        return Job(self, self.pack(**arguments), blocks, work, arguments)
+
+
+class Job:
+    """A launch to come, once or again and again."""
+
+    __slots__ = ("blocks", "kept", "kernel", "packed", "work")
+
+    def __init__(self, kernel, packed, blocks, work, kept):
+        self.kernel, self.packed, self.blocks, self.work = kernel, packed, blocks, work
+        self.kept = kept  # the arguments, alive as long as `packed` has their addresses
+
+    def bind(self, **arguments):
+        """Other arguments than before; the rest stays."""
+        packed, index = self.packed, self.kernel.index
+        for name, value in arguments.items():
+            packed[index[name]] = address(value) if type(value) is np.ndarray else _word(value)
+        self.kept.update(arguments)
+
+    def run(self):
+        launch(self.kernel, self.packed, self.blocks, self.work)
 
 
 def _word(value):
@@ -394,8 +425,7 @@ def _load_drain():
 def launch(kernel, packed, blocks, work, here=False):
     """Run `kernel` over its blocks with the arguments of Kernel.pack; here: whatever it costs, without a stand-in."""
     if work >= LONG_WORK and not here and is_main():
-        stop = functools.partial(packed.__setitem__, kernel.counter, STOPPED)
-        _stand_ins.run(lambda: launch(kernel, packed, blocks, work, True), stop)
+        _stand_ins.run(lambda: launch(kernel, packed, blocks, work, True), functools.partial(kernel.stop, packed))
         return
     _, hold, release = _drain or _load_drain()
     args = ctypes.addressof(packed)
@@ -423,6 +453,40 @@ def launch(kernel, packed, blocks, work, here=False):
         release(RET, EXC, kernel.address, args, counter, blocks)
     if quick:
         _judge(started, time.perf_counter())
+
+
+class Together:
+    """Jobs that do not need each other's results as one launch: one start, one wait at the end. Their blocks are handed
+    out in the order of the jobs. A job may be None.
+    """
+
+    def __init__(self, jobs):
+        self.jobs, kernel = [job for job in jobs if job is not None], get("_launch", "together", "float32")
+        self.address, self.counter = kernel.address, kernel.counter
+        words = [word for job in self.jobs for word in (job.kernel.address, ctypes.addressof(job.packed), 0)]
+        self._table = (ctypes.c_int64 * len(words))(*words)
+        self._packed = kernel._array(ctypes.addressof(self._table))
+
+    @property
+    def name(self):
+        return "+".join(job.kernel.name for job in self.jobs)
+
+    def run(self):
+        if len(self.jobs) == 1:
+            self.jobs[0].run()
+            return
+        blocks, work, at = 0, 0, 2
+        for job in self.jobs:
+            job.packed[job.kernel.counter] = 0  # of an earlier launch, which may have been stopped
+            self._table[at] = job.blocks
+            blocks, work, at = blocks + job.blocks, work + job.work, at + 3
+        if blocks:
+            launch(self, self._packed, blocks, work)
+
+    def stop(self, packed):
+        packed[self.counter] = STOPPED
+        for job in self.jobs:
+            job.kernel.stop(job.packed)
 
 
 @functools.cache

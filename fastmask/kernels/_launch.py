@@ -114,13 +114,18 @@ def drain_prepared(words):
 
 
 @block_kernel("jobs")
-def side_by_side(block, args, real):
-    """Kernels of one block each, beside one another. Parallel: a block is a kernel.
+def together(block, args, real):
+    """Several kernels as one. Parallel: the blocks of the first, then those of the next.
 
-    jobs: two words a block, address and arguments of its kernel.
+    jobs: three words a kernel: address, arguments, number of blocks.
     """
     (jobs,) = unpack(args, 1)
-    call_block(get_i64(jobs, 2 * block), 0, get_i64(jobs, 2 * block + 1))
+    left = get_i64(jobs, 2)
+    while block >= left:
+        block -= left
+        jobs += 24
+        left = get_i64(jobs, 2)
+    call_block(get_i64(jobs, 0), block, get_i64(jobs, 1))
 
 
 # -- the own pool, in native code: a launch is a slot of int64 words; the caller opens and closes it, helpers enter and

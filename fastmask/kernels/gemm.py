@@ -522,19 +522,21 @@ def weight_gradient(block, args, real):
             store_part(at + k * out_stride, load(real, c + ((k - k0) * per_panel + v) * L * size), count)
 
 
-@kernel("b b_stride panel_stride v_stride per_panel steps out")
+@kernel("b b_stride panel_stride v_stride per_panel steps out columns")
 def column_sums(block, args, real):
-    """out[block][v] = sum over n of b[block][n][v], up to 4 vectors a block, in the order of weight_gradient. Parallel.
+    """Sums over n of b[block][n][v], up to 4 vectors a block, in the order of weight_gradient. Parallel.
 
     b in panels of 64 bytes, panel_stride bytes apart: a block is a vector of each, and of those v_stride bytes behind.
+    columns: three words for each v of each block: where in out its sum goes, how many of its elements there are, and
+    where it goes a second time, or -1.
     """
-    b, b_stride, panel_stride, v_stride, per_panel, steps, out = unpack(args, 7)
-    vector = lanes(real) * itemsize(real)
-    at = b + block // PANEL_VECTORS * panel_stride + block % PANEL_VECTORS * vector
-    out += block * per_panel * vector
+    b, b_stride, panel_stride, v_stride, per_panel, steps, out, columns = unpack(args, 8)
+    L, size = lanes(real), itemsize(real)
+    at = b + block // PANEL_VECTORS * panel_stride + block % PANEL_VECTORS * L * size
+    sums = stack(32)  # 4 vectors
     t0, t1, t2, t3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
     for n0 in range(0, steps, CHUNK):
-        if stopped(args, 7):
+        if stopped(args, 8):
             break
         s0, s1, s2, s3 = splat(real, 0.0), splat(real, 0.0), splat(real, 0.0), splat(real, 0.0)
         for _ in range(n0, min(steps, n0 + CHUNK)):
@@ -547,10 +549,14 @@ def column_sums(block, args, real):
                 s3 = s3 + load(real, at + 3 * v_stride)
             at += b_stride
         t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
-    store(out, t0)
-    if per_panel > 1:
-        store(out + vector, t1)
-    if per_panel > 2:
-        store(out + 2 * vector, t2)
-    if per_panel > 3:
-        store(out + 3 * vector, t3)
+    vector = L * size
+    store(sums, t0)
+    store(sums + vector, t1)
+    store(sums + 2 * vector, t2)
+    store(sums + 3 * vector, t3)
+    for v in range(per_panel):
+        column = columns + 24 * (block * per_panel + v)
+        total, count, again = load(real, sums + v * vector), get_i64(column, 1), get_i64(column, 2)
+        store_part(out + get_i64(column, 0) * size, total, count)
+        if again >= 0:
+            store_part(out + again * size, total, count)

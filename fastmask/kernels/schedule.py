@@ -70,3 +70,18 @@ def resolve(block, args, real):
         at = get_i64(lengths_count, length)
         put_i64(order, at, b)
         put_i64(lengths_count, length, at + 1)
+
+
+@kernel("rows first steps before own")
+def before(block, args, real):
+    """For each step n of `rows` rows, first (B+1,): own[n] = n, before[n] = n - 1 or, of the first step of row b,
+    steps + b. Serial.
+    """
+    rows, first, steps, before, own = unpack(args, 5)
+    for b in range(rows):
+        if stopped(args, 5):
+            return
+        n0, n1 = get_i64(first, b), get_i64(first, b + 1)
+        for n in range(n0, n1):
+            put_i64(own, n, n)
+            put_i64(before, n, n - 1 if n > n0 else steps + b)

@@ -16,6 +16,7 @@ from fastmask.ops import lstm as lstm_ops
 from fastmask.ops import simple_rnn as simple_rnn_ops
 from fastmask.ops._common import activation_code
 from fastmask.ops._recurrent import infer_small
+from fastmask.ops._training import is_small
 from fastmask.ops.mask import check_numbers
 
 
@@ -125,12 +126,14 @@ class RecurrentLayer(SequenceLayer):
         """The weights as the ops take them."""
         return self.kernel.value, self.recurrent_kernel.value, None if self.bias is None else self.bias.value
 
-    def _packed_weights(self):
-        """The weights in the order of the kernels, packed anew whenever one has changed."""
+    def _packed_weights(self, unless_changed=False):
+        """The weights in the order of the kernels, packed anew whenever one has changed. unless_changed: None then."""
         kernel, recurrent_kernel, bias = self.kernel, self.recurrent_kernel, self.bias
         version = (kernel.version, recurrent_kernel.version, 0 if bias is None else bias.version)
         cached, packed = self._packed
         if cached != version:
+            if unless_changed:
+                return None
             packed = self._pack(*self._arrays())
             self._packed = version, packed
         return packed
@@ -158,7 +161,7 @@ class RecurrentLayer(SequenceLayer):
         if self.stateful:
             carried = self._carry_on(shape[0])
             initial_state = initial_state if is_given else carried
-        packed, result = self._packed_weights(), None
+        packed, result = self._packed_weights(training and is_small(inputs)), None
         if not training:  # without the keywords and checks of the ops: they cost more than one step
             options = (*self._codes, self.go_backwards, restore_order, self.zero_output_for_mask)
             want_states = self.return_state or self.stateful

@@ -184,45 +184,69 @@ class Workspace:
 class Steps:
     """Which steps of a batch are valid, in the order in which a layer takes them (kernels/schedule.py:resolve)."""
 
-    __slots__ = ("B", "N", "T", "base", "complete", "dst", "first", "offsets", "order", "positions", "src")
+    __slots__ = (
+        "B", "N", "T", "_before", "_dst", "_resolve", "_room", "_src", "base", "complete", "dst", "first",
+        "offsets", "order", "positions", "src",
+    )  # fmt: skip
 
     def __init__(self, B, T, offsets, mask, reverse, restore):
         """T for a padded batch (B,T), else `offsets` of a ragged one; mask: contiguous bool array or None."""
-        self.B, self.T, self.offsets = B, T, offsets
+        self.B, self.T, self.offsets, self._room = B, T, offsets, None
         self.base = offsets if offsets is not None else np.arange(B + 1, dtype=np.int64) * T
         self.positions = int(self.base[-1])
         n = self.positions
         self.first, self.order = np.empty(B + 1, np.int64), np.empty(B, np.int64)
-        self.src, self.dst = np.empty(n, np.int64), np.empty(n, np.int64)
+        self._src, self._dst = np.empty(n, np.int64), np.empty(n, np.int64)
         longest = T if offsets is None else int(np.diff(offsets).max(initial=0))
-        counts = np.empty(longest + 1, np.int64)
-        _jit.get("schedule", "resolve", "float32").run(
-            1, n, **self.resolve_arguments(mask, reverse, restore, longest, counts)
+        self._resolve = _jit.get("schedule", "resolve", "float32").job(
+            1, n, **self.resolve_arguments(mask, reverse, restore, longest, np.empty(longest + 1, np.int64))
         )
+        self._run()
+
+    def _run(self):
+        self._resolve.run()
+        self._resolve.kept["mask"] = None
         self.N = int(self.first[-1])
-        self.complete = n == self.N  # every position is valid
-        if not self.complete:
-            self.src, self.dst = self.src[: self.N], self.dst[: self.N]
+        self.complete = self.positions == self.N  # every position is valid
+        self.src, self.dst = (self._src, self._dst) if self.complete else (self._src[: self.N], self._dst[: self.N])
+        self._before = None
+
+    def again(self, mask):
+        """Resolve another mask, in the same memory; not where others may hold these steps."""
+        self._resolve.bind(mask=mask.view(np.uint8))
+        self._run()
+
+    def before_and_own(self, steps):
+        """For each valid step the number of the step before it in its row, or `steps` + b for the first step of row b;
+        and its own. steps: N, or the most that there is memory for.
+        """
+        if self._before is None:  # threads that share these steps may all do it
+            room = self._room or (np.empty(steps, np.int64), np.empty(steps, np.int64))
+            _jit.get("schedule", "before", "float32").run(
+                1, self.N, rows=self.B, first=self.first, steps=steps, before=room[0], own=room[1]
+            )
+            self._before = self._room = room
+        return self._before
 
     def resolve_arguments(self, mask, reverse, restore, longest, counts):
         return dict(
             mask=None if mask is None else mask.view(np.uint8), base=self.base, rows=self.B, reverse=reverse,
-            restore=restore, first=self.first, src=self.src, dst=self.dst, order=self.order, longest=longest,
+            restore=restore, first=self.first, src=self._src, dst=self._dst, order=self.order, longest=longest,
             lengths_count=counts,
         )  # fmt: skip
 
 
-_complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape
+_complete_steps = OrderedDict()  # batches without a mask come again and again with the same shape or offsets
 
 
 def steps_of(B, T, offsets, mask, reverse, restore):
-    """Steps, shared between calls where there is neither mask nor ragged rows."""
-    if mask is not None or offsets is not None or B * T > 1 << 16:
+    """Steps, shared between calls where there is no mask: those of layers one upon the other, for ragged rows."""
+    if mask is not None or (B * T > 1 << 16 if offsets is None else offsets[-1] > 1 << 14):
         return Steps(B, T, offsets, mask, reverse, restore)
-    key = B, T, reverse, restore
+    key = B, T, None if offsets is None else offsets.tobytes(), reverse, restore
     found = _complete_steps.pop(key, None)  # pop and popitem are atomic: no lock that a fork could leave held
     if found is None:
-        found = Steps(B, T, None, None, reverse, restore)
+        found = Steps(B, T, offsets, None, reverse, restore)
     _complete_steps[key] = found  # the latest
     if len(_complete_steps) > 16:
         _complete_steps.popitem(last=False)

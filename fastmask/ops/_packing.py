@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,30 +47,55 @@ def lanes(dtype):
 PACK_WORK = 16  # the work of packing an element, in multiply-adds
 
 
-def _pack_gates(weights, gates, H):
-    """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
-    K, L = weights.shape[0], lanes(weights.dtype)
-    out = aligned((-(-H // L), K, len(gates), L), weights.dtype)
-    _pack("pack_gates", len(out), weights, gates, H, out)
-    return out
+@lru_cache(256)
+def _columns(gates, H):
+    """Where gates begin."""
+    return np.array(gates) * H
 
 
-def _transposed(weights, gates, H):
-    """(C, G*H) -> packed right-hand side (panel · gate · unit, C): what multiplies gradients of gates as they lie in
-    ws.
-    """
-    C, L, W = weights.shape[0], lanes(weights.dtype), PANEL_BYTES // weights.itemsize
-    vectors = -(-C // L)
-    out = aligned((-(-H // W) * len(gates) * W * vectors * L,), weights.dtype)
-    _pack("pack_transposed", vectors // 4 + (vectors % 4 + 1) // 2, weights, gates, H, out)
-    return out
+class _Packing:
+    """Arrays, and the launch that fills them from the weights; once, or again and again from other weights."""
 
+    def __init__(self, H, sources):
+        self._H, self._sources, self._names, self._jobs, self._launch = H, sources, [], [], None
 
-def _pack(kernel, blocks, weights, gates, H, out):
-    _jit.get("gemm", kernel, weights.dtype).run(
-        blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
-        rows=weights.shape[0], gates=np.array(gates) * H, count=len(gates), units=H, out=out,
-    )  # fmt: skip
+    def gates(self, name, gates):
+        """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
+        weights = self._sources[name]
+        K, L = weights.shape[0], lanes(weights.dtype)
+        out = aligned((-(-self._H // L), K, len(gates), L), weights.dtype)
+        return self._add("pack_gates", len(out), name, gates, out)
+
+    def transposed(self, name, gates, by_gate=False):
+        """(C, G*H) -> packed right-hand side (panel · gate · unit, C): what multiplies gradients of gates as they lie
+        in ws. by_gate: a row for each gate.
+        """
+        weights = self._sources[name]
+        C, L, W = weights.shape[0], lanes(weights.dtype), PANEL_BYTES // weights.itemsize
+        vectors, runs = -(-C // L), [(g,) for g in gates] if by_gate else [gates]
+        out = aligned((len(runs), -(-self._H // W) * len(runs[0]) * W * vectors * L), weights.dtype)
+        for run, row in zip(runs, out, strict=True):
+            self._add("pack_transposed", vectors // 4 + (vectors % 4 + 1) // 2, name, run, row)
+        return out if by_gate else out[0]
+
+    def _add(self, kernel, blocks, name, gates, out):
+        weights = self._sources[name]
+        job = _jit.get("gemm", kernel, weights.dtype).job(
+            blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
+            rows=weights.shape[0], gates=_columns(gates, self._H), count=len(gates), units=self._H, out=out,
+        )  # fmt: skip
+        self._names.append(name)
+        self._jobs.append(job)
+        return out
+
+    def run(self, sources=None):
+        """sources: other weights than the last time."""
+        if sources is not None:
+            for name, job in zip(self._names, self._jobs, strict=True):
+                job.bind(weights=sources[name])
+        if self._launch is None:
+            self._launch = _jit.Together(self._jobs)
+        self._launch.run()
 
 
 def pack_columns(matrix):
@@ -94,44 +120,51 @@ class Packed:
 
     def __init__(self, cell, kernel, recurrent_kernel, bias):
         self.cell, self.dtype = cell, kernel.dtype
-        G = cell.gates
         self.F, self.H = kernel.shape[0], recurrent_kernel.shape[0]
-        self._kernel, self._recurrent_kernel = kernel, recurrent_kernel
-        H, pack = self.H, _pack_gates
-        self.panels = -(-H // lanes(self.dtype))
-        self.wx, self.wh = pack(kernel, cell.x_gates, H), pack(recurrent_kernel, cell.x_gates, H)
+        self.panels = -(-self.H // lanes(self.dtype))
+        self._sources = self._sources_of(kernel, recurrent_kernel, bias)
+        self._forward = pack = _Packing(self.H, self._sources)
+        self.wx, self.wh = pack.gates("kernel", cell.x_gates), pack.gates("recurrent_kernel", cell.x_gates)
+        self.bias = pack.gates("bias", (0, 1, 2, 3) if cell.recurrent_bias else cell.x_gates)
+        self.wx2 = self.wh2 = self.bias2 = None
+        if cell.second_gates:
+            self.wx2, self.wh2 = (pack.gates(name, cell.second_gates) for name in ("kernel", "recurrent_kernel"))
+            self.bias2 = pack.gates("bias", cell.second_gates)
+        pack.run()
+        self._backward = {}  # by what `backward` is asked for: (its packing, its arrays)
+        self._stale = set()  # keys of those that are of former weights
+        self.plans = OrderedDict()
+
+    def _sources_of(self, kernel, recurrent_kernel, bias):
+        cell, G, H = self.cell, self.cell.gates, self.H
         if bias is None:
             bias = np.zeros((2, G * H) if cell.recurrent_bias else (G * H,), self.dtype)
         if cell.recurrent_bias:  # z and r add both biases; the two parts of h keep their own
             both = bias[0] + bias[1]
-            rows = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
-            self.bias = pack(rows[None], (0, 1, 2, 3), H)
-        else:
-            self.bias = pack(bias[None], cell.x_gates, H)
-        self.wx2 = self.wh2 = self.bias2 = None
-        if cell.second_gates:
-            self.wx2, self.wh2 = pack(kernel, cell.second_gates, H), pack(recurrent_kernel, cell.second_gates, H)
-            self.bias2 = pack(bias[None], cell.second_gates, H)
-        self._backward = {}
-        self.plans = OrderedDict()
+            bias = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
+        return {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias[None]}
+
+    def set_weights(self, kernel, recurrent_kernel, bias):
+        """Pack other weights of the same shapes in the same memory, which nobody else may be using."""
+        self._sources = self._sources_of(kernel, recurrent_kernel, bias)
+        self._forward.run(self._sources)
+        self._stale.update(self._backward)
 
     def backward(self, x_by_gate=False, h_by_gate=False):
         """(ut, ut2, wt): packed transposes for dh, d(r h) and dx; of all gates together, or a row for each gate."""
         key = x_by_gate, h_by_gate
         if key not in self._backward:
-            cell = self.cell
-            self._backward[key] = (
-                self._transposed(self._recurrent_kernel, cell.u_gates, h_by_gate),
-                self._transposed(self._recurrent_kernel, cell.second_gates, False) if cell.second_gates else None,
-                self._transposed(self._kernel, cell.w_gates, x_by_gate),
-            )
-        return self._backward[key]
-
-    def _transposed(self, weights, gates, by_gate):
-        if not by_gate:
-            return _transposed(weights, gates, self.H)
-        each = [_transposed(weights, (g,), self.H) for g in gates]
-        return np.stack(each, out=aligned((len(gates), each[0].size), self.dtype))
+            cell, pack = self.cell, _Packing(self.H, self._sources)
+            ut = pack.transposed("recurrent_kernel", cell.u_gates, h_by_gate)
+            ut2 = pack.transposed("recurrent_kernel", cell.second_gates) if cell.second_gates else None
+            arrays = ut, ut2, pack.transposed("kernel", cell.w_gates, x_by_gate)
+            pack.run()
+            self._backward[key] = pack, arrays
+        pack, arrays = self._backward[key]
+        if key in self._stale:
+            pack.run(self._sources)
+            self._stale.discard(key)
+        return arrays
 
 
 def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):

@@ -1,14 +1,91 @@
-"""A matrix product for every row of a batch, all in one launch (kernels/gemm.py: pack_matrices, products)."""
+"""Matrix products as jobs (kernels/gemm.py): the bulk products of a backward pass, and a product for every row of a
+batch.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from fastmask.kernels import _jit
 from fastmask.ops._common import Workspace, aligned_zeros
-from fastmask.ops._recurrent import PRODUCT_ROWS, lanes
+from fastmask.ops._packing import lanes
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Bulk products
+
+PRODUCT_ROWS = 8 * _jit.TILE_ROWS
+
+
+def product(dtype, a, a_stride, outer, inner, jump, weights, columns, c, c_index, rows, init=None):
+    """Job: c[c_index[n]] = init + a[n] · weights."""
+    vectors = -(-columns // lanes(dtype))
+    if init is None:
+        init = _zeros(vectors * lanes(dtype), dtype)
+    return _jit.get("gemm", "product", dtype).job(
+        -(-rows // PRODUCT_ROWS), rows * columns * outer * inner, a=a, a_stride=a_stride, outer=outer, inner=inner,
+        jump=jump, init=init, weights=weights, vectors=vectors, columns=columns, c=c, c_index=c_index, c_stride=columns
+        * dtype.itemsize, rows=rows,
+    )  # fmt: skip
+
+
+@lru_cache(64)
+def _zeros(n, dtype):
+    """Only to be read."""
+    return aligned_zeros((n,), dtype)
+
+
+def plain_columns(K, L):
+    """Columns of `weight_gradient` for vectors side by side."""
+    first = np.arange(0, K, L)
+    return np.stack([first, np.minimum(K - first, L)], axis=-1)
+
+
+def weight_gradient(out, columns, a, index, b, b_stride, panel_stride, v_stride, vectors, per_panel, steps, workspace):
+    """Job: out[k, columns of v] = sum over n of a[index[n]][k] · b[panel][n][v]. None if there is nothing to do.
+
+    out : (depth, ...) contiguous; a has the same depth, and maybe a little more
+    columns : (vectors, 2), where a vector begins in a row of out and how many of its elements there are
+    workspace : to be released after the job is done
+    """
+    dtype, depth = a.dtype, len(out)
+    if not depth:
+        return None
+    L = lanes(dtype)
+    panels = -(-vectors // per_panel)
+    parts = max(1, min(-(-8 // panels), -(-depth // (2 * _jit.TILE_ROWS))))
+    k_step = -(-depth // parts)
+    k_step += -k_step % _jit.TILE_ROWS
+    k_blocks = max(1, -(-depth // k_step))
+    return _jit.get("gemm", "weight_gradient", dtype).job(
+        panels * k_blocks, steps * depth * vectors * L, a=a, index=index, a_stride=a.shape[-1] * dtype.itemsize,
+        depth=depth, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride, vectors=vectors,
+        per_panel=per_panel, steps=steps, sums=workspace.array((panels, depth, per_panel, L), dtype), out=out,
+        out_stride=out.strides[0], columns=columns, k_step=k_step, k_blocks=k_blocks,
+    )  # fmt: skip
+
+
+def column_sums(out, columns, b, b_stride, panel_stride, v_stride, blocks, per_panel, steps):
+    """Job: sums over n of b[block][n][v], `columns` (blocks, per_panel, 3) says where each goes: the place in out, the
+    number of elements, and a second place or -1.
+    """
+    return _jit.get("gemm", "column_sums", b.dtype).job(
+        blocks, steps * out.size, b=b, b_stride=b_stride, panel_stride=panel_stride, v_stride=v_stride,
+        per_panel=per_panel, steps=steps, out=out, columns=columns,
+    )  # fmt: skip
+
+
+def plain_sums(K, L):
+    """Columns of `column_sums` for vectors side by side."""
+    columns = np.full((-(-K // L), 3), -1)
+    columns[:, :2] = plain_columns(K, L)
+    return columns
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A product for every row
 
 PIECE = 2 * PRODUCT_ROWS  # most rows of one block
 PACK_WORK = 40  # the work of packing an element, in multiply-adds

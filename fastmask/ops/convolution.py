@@ -15,6 +15,7 @@ from fastmask.checks import empty
 from fastmask.kernels import _jit
 from fastmask.ops._common import (
     Steps,
+    Workspace,
     aligned_zeros,
     as_floats,
     check_activation,
@@ -24,8 +25,7 @@ from fastmask.ops._common import (
     steps_of,
 )
 from fastmask.ops._packing import PANEL_BYTES, lanes
-from fastmask.ops._products import run_products
-from fastmask.ops._recurrent import column_sums, plain_columns, weight_gradient
+from fastmask.ops._products import column_sums, plain_columns, plain_sums, run_products, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ops.gemm import PackedDense, check_packed
 from fastmask.ops.mask import check_count, check_mask
@@ -209,19 +209,24 @@ def conv1d_backward(tape, dy, *, need_x=True, from_logits=False):
     stride = vectors * L * dtype.itemsize
     padded = aligned_zeros((len(dz), vectors * L), dtype)
     padded[:, :C] = dz
-    d_bias = None
+    jobs, workspace, d_bias = [], Workspace(), None
     if tape.has_bias:
-        d_bias = column_sums(padded, stride, PANEL_BYTES, 0, vectors, 1, len(dz)).reshape(-1)[:C].copy()
+        d_bias = np.empty(C, dtype)
+        jobs.append(column_sums(d_bias, plain_sums(C, L), padded, stride, PANEL_BYTES, 0, vectors, 1, len(dz)))
     if len(row) < len(dz):
         padded = padded[windows.out_base[row] + t]
     # in the forward pass an output read the line at these steps and those k dilation_rate further, so now:
     at = windows.line_base[row] + t * windows.strides
     d_kernel = np.empty_like(kernel)
     for k in range(K):
-        weight_gradient(
-            d_kernel[k], plain_columns(C, L), line, at + k * windows.dilation_rate, padded, stride,
-            4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4, len(at),
+        jobs.append(
+            weight_gradient(
+                d_kernel[k], plain_columns(C, L), line, at + k * windows.dilation_rate, padded, stride,
+                4 * L * dtype.itemsize, PANEL_BYTES, vectors, 4, len(at), workspace,
+            )
         )  # fmt: skip
+    _jit.Together(jobs).run()
+    workspace.release()
     dx = _input_gradient(tape, dz) if need_x else None
     return Conv1DGradients(dx, d_kernel, d_bias)
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask.checks import empty
-from fastmask.ops._common import aligned_zeros, as_floats, check_activation, check_made_by, check_shape
+from fastmask.kernels import _jit
+from fastmask.ops._common import Workspace, aligned_zeros, as_floats, check_activation, check_made_by, check_shape
 from fastmask.ops._packing import PANEL_BYTES, lanes, pack_columns
-from fastmask.ops._recurrent import column_sums, plain_columns, product, weight_gradient
+from fastmask.ops._products import column_sums, plain_columns, plain_sums, product, weight_gradient
 from fastmask.ops.activation import activation_backward, activation_forward
 from fastmask.ops.mask import clear_masked, from_values
 from fastmask.ragged import Ragged
@@ -119,7 +120,7 @@ def dense_forward(x, kernel, bias=None, *, activation=None, packed=None):
     else:
         check_packed(packed, kernel.shape, dtype, "dense_pack")
     rows = values.size // F if F else int(np.prod(values.shape[:-1]))
-    product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias)
+    product(dtype, values, F * dtype.itemsize, 1, F, 0, packed.kernel, K, z, None, rows, packed.bias).run()
     y = z if activation in (None, "linear") else activation_forward(z, activation)
     offsets = x.offsets if isinstance(x, Ragged) else None
     tape = DenseTape(
@@ -158,18 +159,25 @@ def dense_backward(tape, dy, *, need_x=True, from_logits=False):
     step = vectors * L * dtype.itemsize
     padded = aligned_zeros((N, vectors * L), dtype)
     padded[:, :K] = dz if rows == N else dz[reached]
+    workspace = Workspace()
+    d_kernel, at_once, columns = np.empty((F, K), dtype), 4 * L * dtype.itemsize, plain_columns(K, L)
+    jobs = [
+        weight_gradient(
+            d_kernel, columns, tape.x, reached, padded, step, at_once, PANEL_BYTES, vectors, 4, N, workspace
+        )
+    ]
     dx = None
     if need_x:
         dx = np.empty((rows, F), dtype)
         if rows > N:
             clear_masked(dx, some)
         weights = pack_columns(np.ascontiguousarray(tape.kernel.T))
-        product(dtype, padded, step, 1, K, 0, weights, F, dx, reached, N)
+        jobs.append(product(dtype, padded, step, 1, K, 0, weights, F, dx, reached, N))
         dx = dx.reshape(tape.shape[:-1] + (F,)) if tape.offsets is None else Ragged._checked(dx, tape.offsets)
-    d_kernel, at_once = np.empty((F, K), dtype), 4 * L * dtype.itemsize
-    columns = plain_columns(K, L)
-    weight_gradient(d_kernel, columns, tape.x, reached, padded, step, at_once, PANEL_BYTES, vectors, 4, N)
     d_bias = None
     if tape.has_bias:
-        d_bias = column_sums(padded, step, PANEL_BYTES, 0, vectors, 1, N).reshape(-1)[:K].copy()
+        d_bias = np.empty(K, dtype)
+        jobs.append(column_sums(d_bias, plain_sums(K, L), padded, step, PANEL_BYTES, 0, vectors, 1, N))
+    _jit.Together(jobs).run()
+    workspace.release()
     return DenseGradients(dx, d_kernel, d_bias)

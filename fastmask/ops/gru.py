@@ -1,6 +1,6 @@
 """GRU over T steps under a mask (Cho et al. 2014; equal to keras.layers.GRU, Keras 3.15, both forms)."""
 
-from fastmask.ops import _recurrent
+from fastmask.ops import _recurrent, _training
 from fastmask.ops._packing import GRU, GRU_RESET_BEFORE, pack
 
 
@@ -82,12 +82,12 @@ def gru(
     >>> fm.gru(x, W, U, mask=[[True, False, True]]).outputs[0, :, 0].round(4)
     array([0.2048, 0.2048, 0.3546], dtype=float32)
     """
-    return _recurrent.forward(
+    return _recurrent.infer(
         _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state,
         activation=activation, recurrent_activation=recurrent_activation, go_backwards=go_backwards,
         zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order,
-        packed=packed, training=False,
-    )[0]  # fmt: skip
+        packed=packed,
+    )  # fmt: skip
 
 
 def gru_forward(
@@ -133,11 +133,11 @@ def gru_forward(
     ValueError, TypeError
         As gru.
     """
-    return _recurrent.forward(
+    return _training.forward(
         _cell(reset_after), x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state,
         activation=activation, recurrent_activation=recurrent_activation, go_backwards=go_backwards,
         zero_output_for_mask=zero_output_for_mask, return_sequences=return_sequences, restore_order=restore_order,
-        packed=packed, training=True,
+        packed=packed, 
         input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
@@ -170,7 +170,7 @@ def gru_backward(tape, d_outputs, d_states=None, *, need_x=True):
     -----
     Sums over steps run in one fixed order: the bits do not depend on the number of threads.
     """
-    return _recurrent.backward(GRU, tape, d_outputs, d_states, need_x)
+    return _training.backward(GRU, tape, d_outputs, d_states, need_x)
 
 
 def gru_pack(kernel, recurrent_kernel, bias=None, *, reset_after=True):

@@ -1,6 +1,6 @@
 """LSTM over T steps under a mask (Hochreiter & Schmidhuber 1997; equal to keras.layers.LSTM, Keras 3.15)."""
 
-from fastmask.ops import _recurrent
+from fastmask.ops import _recurrent, _training
 from fastmask.ops._packing import LSTM, pack
 
 
@@ -73,11 +73,11 @@ def lstm(
     >>> fm.lstm(x, W, U, mask=[[True, False, True]]).outputs[0, :, 0].round(4)
     array([0.3696, 0.3696, 0.5453], dtype=float32)
     """
-    return _recurrent.forward(
+    return _recurrent.infer(
         LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
-        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=False,
-    )[0]  # fmt: skip
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed,
+    )  # fmt: skip
 
 
 def lstm_forward(
@@ -121,10 +121,10 @@ def lstm_forward(
     ValueError, TypeError
         As lstm.
     """
-    return _recurrent.forward(
+    return _training.forward(
         LSTM, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation=recurrent_activation, go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
-        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, 
         input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def lstm_backward(tape, d_outputs, d_states=None, *, need_x=True):
     -----
     Sums over steps run in one fixed order: the bits do not depend on the number of threads.
     """
-    return _recurrent.backward(LSTM, tape, d_outputs, d_states, need_x)
+    return _training.backward(LSTM, tape, d_outputs, d_states, need_x)
 
 
 def lstm_pack(kernel, recurrent_kernel, bias=None):

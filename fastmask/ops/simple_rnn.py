@@ -1,6 +1,6 @@
 """SimpleRNN over T steps under a mask (Elman 1990; equal to keras.layers.SimpleRNN, Keras 3.15)."""
 
-from fastmask.ops import _recurrent
+from fastmask.ops import _recurrent, _training
 from fastmask.ops._packing import SIMPLE_RNN, pack
 
 
@@ -65,11 +65,11 @@ def simple_rnn(
     >>> fm.simple_rnn(x, W, U, mask=[[True, False, True]], activation=None).outputs[0, :, 0]
     array([1., 1., 2.], dtype=float32)
     """
-    return _recurrent.forward(
+    return _recurrent.infer(
         SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation="sigmoid", go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
-        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=False,
-    )[0]  # fmt: skip
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed,
+    )  # fmt: skip
 
 
 def simple_rnn_forward(
@@ -112,10 +112,10 @@ def simple_rnn_forward(
     ValueError, TypeError
         As simple_rnn.
     """
-    return _recurrent.forward(
+    return _training.forward(
         SIMPLE_RNN, x, kernel, recurrent_kernel, bias, mask=mask, initial_state=initial_state, activation=activation,
         recurrent_activation="sigmoid", go_backwards=go_backwards, zero_output_for_mask=zero_output_for_mask,
-        return_sequences=return_sequences, restore_order=restore_order, packed=packed, training=True,
+        return_sequences=return_sequences, restore_order=restore_order, packed=packed, 
         input_factors=input_factors, recurrent_factors=recurrent_factors,
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def simple_rnn_backward(tape, d_outputs, d_states=None, *, need_x=True):
     -----
     Sums over steps run in one fixed order: the bits do not depend on the number of threads.
     """
-    return _recurrent.backward(SIMPLE_RNN, tape, d_outputs, d_states, need_x)
+    return _training.backward(SIMPLE_RNN, tape, d_outputs, d_states, need_x)
 
 
 def simple_rnn_pack(kernel, recurrent_kernel, bias=None):
