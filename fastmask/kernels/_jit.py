@@ -466,22 +466,25 @@ class Together:
         words = [word for job in self.jobs for word in (job.kernel.address, ctypes.addressof(job.packed), 0)]
         self._table = (ctypes.c_int64 * len(words))(*words)
         self._packed = kernel._array(ctypes.addressof(self._table))
+        for job in self.jobs:
+            job.packed[job.kernel.counter] = 0  # of an earlier launch of its own, which may have been stopped
+        self.count()
+
+    def count(self):
+        """Take in the blocks and the work of the jobs, when they have changed."""
+        self._table[2::3] = [job.blocks for job in self.jobs]
+        self._blocks, self._work = sum(job.blocks for job in self.jobs), sum(job.work for job in self.jobs)
 
     @property
     def name(self):
         return "+".join(job.kernel.name for job in self.jobs)
 
     def run(self):
+        """May be called again, unless it was stopped."""
         if len(self.jobs) == 1:
             self.jobs[0].run()
-            return
-        blocks, work, at = 0, 0, 2
-        for job in self.jobs:
-            job.packed[job.kernel.counter] = 0  # of an earlier launch, which may have been stopped
-            self._table[at] = job.blocks
-            blocks, work, at = blocks + job.blocks, work + job.work, at + 3
-        if blocks:
-            launch(self, self._packed, blocks, work)
+        elif self._blocks:
+            launch(self, self._packed, self._blocks, self._work)
 
     def stop(self, packed):
         packed[self.counter] = STOPPED

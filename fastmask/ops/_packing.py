@@ -54,14 +54,14 @@ def _columns(gates, H):
 
 
 class _Packing:
-    """Arrays, and the launch that fills them from the weights; once, or again and again from other weights."""
+    """Arrays, and the jobs that fill them from the weights; once, or again and again from other weights."""
 
     def __init__(self, H, sources):
-        self._H, self._sources, self._names, self._jobs, self._launch = H, sources, [], [], None
+        self.jobs, self._H, self._sources, self._names = [], H, sources, []
 
     def gates(self, name, gates):
         """(K, G*H) -> [panel][k][gate][lane], the order of a cell's tile; zeros beyond H."""
-        weights = self._sources[name]
+        weights = np.atleast_2d(self._sources[name])
         K, L = weights.shape[0], lanes(weights.dtype)
         out = aligned((-(-self._H // L), K, len(gates), L), weights.dtype)
         return self._add("pack_gates", len(out), name, gates, out)
@@ -79,23 +79,23 @@ class _Packing:
         return out if by_gate else out[0]
 
     def _add(self, kernel, blocks, name, gates, out):
-        weights = self._sources[name]
+        weights = np.atleast_2d(self._sources[name])
         job = _jit.get("gemm", kernel, weights.dtype).job(
             blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
             rows=weights.shape[0], gates=_columns(gates, self._H), count=len(gates), units=self._H, out=out,
         )  # fmt: skip
         self._names.append(name)
-        self._jobs.append(job)
+        self.jobs.append(job)
         return out
 
-    def run(self, sources=None):
-        """sources: other weights than the last time."""
-        if sources is not None:
-            for name, job in zip(self._names, self._jobs, strict=True):
+    def run(self):
+        _jit.Together(self.jobs).run()
+
+    def bind(self, sources):
+        """Other weights than the last time."""
+        for name, job in zip(self._names, self.jobs, strict=True):
+            if job.kept["weights"] is not sources[name]:
                 job.bind(weights=sources[name])
-        if self._launch is None:
-            self._launch = _jit.Together(self._jobs)
-        self._launch.run()
 
 
 def pack_columns(matrix):
@@ -122,6 +122,7 @@ class Packed:
         self.cell, self.dtype = cell, kernel.dtype
         self.F, self.H = kernel.shape[0], recurrent_kernel.shape[0]
         self.panels = -(-self.H // lanes(self.dtype))
+        self._both_biases = None
         self._sources = self._sources_of(kernel, recurrent_kernel, bias)
         self._forward = pack = _Packing(self.H, self._sources)
         self.wx, self.wh = pack.gates("kernel", cell.x_gates), pack.gates("recurrent_kernel", cell.x_gates)
@@ -132,7 +133,7 @@ class Packed:
             self.bias2 = pack.gates("bias", cell.second_gates)
         pack.run()
         self._backward = {}  # by what `backward` is asked for: (its packing, its arrays)
-        self._stale = set()  # keys of those that are of former weights
+        self._all_again = None  # the launch that fills everything from other weights
         self.plans = OrderedDict()
 
     def _sources_of(self, kernel, recurrent_kernel, bias):
@@ -140,31 +141,35 @@ class Packed:
         if bias is None:
             bias = np.zeros((2, G * H) if cell.recurrent_bias else (G * H,), self.dtype)
         if cell.recurrent_bias:  # z and r add both biases; the two parts of h keep their own
-            both = bias[0] + bias[1]
-            bias = np.concatenate([both[: 2 * H], bias[0, 2 * H :], bias[1, 2 * H :]])
-        return {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias[None]}
+            if self._both_biases is None:
+                self._both_biases = np.empty(4 * H, self.dtype)
+            np.add(bias[0, : 2 * H], bias[1, : 2 * H], out=self._both_biases[: 2 * H])
+            self._both_biases[2 * H :].reshape(2, H)[...] = bias[:, 2 * H :]
+            bias = self._both_biases
+        return {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
 
     def set_weights(self, kernel, recurrent_kernel, bias):
         """Pack other weights of the same shapes in the same memory, which nobody else may be using."""
         self._sources = self._sources_of(kernel, recurrent_kernel, bias)
-        self._forward.run(self._sources)
-        self._stale.update(self._backward)
+        packings = [self._forward, *(packing for packing, _ in self._backward.values())]
+        for packing in packings:
+            packing.bind(self._sources)
+        if self._all_again is None:
+            self._all_again = _jit.Together([job for packing in packings for job in packing.jobs])
+        self._all_again.run()
 
     def backward(self, x_by_gate=False, h_by_gate=False):
         """(ut, ut2, wt): packed transposes for dh, d(r h) and dx; of all gates together, or a row for each gate."""
         key = x_by_gate, h_by_gate
-        if key not in self._backward:
+        found = self._backward.get(key)
+        if found is None:
             cell, pack = self.cell, _Packing(self.H, self._sources)
             ut = pack.transposed("recurrent_kernel", cell.u_gates, h_by_gate)
             ut2 = pack.transposed("recurrent_kernel", cell.second_gates) if cell.second_gates else None
-            arrays = ut, ut2, pack.transposed("kernel", cell.w_gates, x_by_gate)
+            found = pack, (ut, ut2, pack.transposed("kernel", cell.w_gates, x_by_gate))
             pack.run()
-            self._backward[key] = pack, arrays
-        pack, arrays = self._backward[key]
-        if key in self._stale:
-            pack.run(self._sources)
-            self._stale.discard(key)
-        return arrays
+            self._backward[key], self._all_again = found, None
+        return found[1]
 
 
 def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):

@@ -39,7 +39,7 @@ def forward(
         recurrent_factors,
     )  # fmt: skip
     key = _key(call, bias is not None)
-    training = _kept.take(key) or Training(key, call, bias is not None)
+    training = _kept.take(key) or Training(key if _size(call) <= _Kept.MOST else None, call, bias is not None)
     training.forward(call, _given(cell, initial_state))
     return call.result(), Tape(cell, training)
 
@@ -111,11 +111,10 @@ class Training:
                 job.bind(wx=p.wx, wh=p.wh, bias=p.bias, wx2=p.wx2, wh2=p.wh2, bias2=p.bias2)
         self._is_new = False
         self.given, self.shape, self.offsets, self.sequences = given, call.shape, call.offsets, call.last is None
+        self.packs = self.packed.backward(self.factors.x_by_gate, self.factors.h_by_gate)  # of the weights as now
         job.work = steps.N * self.step_work
         job.bind(**call.arrays())
         _run(job, self.shares)
-        self.packs = self.packed.backward(self.factors.x_by_gate, self.factors.h_by_gate)  # of the weights as now
-        job.kept.update(_NO_ARRAYS)
 
     def backward(self, d_sequences, d_last, d_final, need_x):
         cell, packed, steps, factors, dtype = self.cell, self.packed, self.steps, self.factors, self.dtype
@@ -143,6 +142,7 @@ class Training:
         if need_x:
             dx = times_rows(dx if T is None else dx.reshape(B, T, F), factors.row, self.offsets)
             dx = dx if T is not None else Ragged._checked(dx, self.offsets)
+        self._forward.kept.update(_NO_ARRAYS)
         job.kept.update(_NO_ARRAYS)
         d_initial = tuple(
             d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d
@@ -197,8 +197,8 @@ def is_small(x):
 
 
 def _key(call, has_bias):
-    """What calls have in common that can share a Training; None if it would not pay, or take too much memory."""
-    if not is_small(call.values) or call.factors is not NO_FACTORS or _size(call) > _Kept.MOST:
+    """What calls have in common that can share a Training; None if it would not pay."""
+    if not is_small(call.values) or call.factors is not NO_FACTORS:
         return None
     given = tuple(s is not None for s in call.initial)
     return (
@@ -210,6 +210,7 @@ def _key(call, has_bias):
 def _size(call):
     """Bytes of a Training with memory for all positions, about."""
     (B, T, F), H, cell = call.shape, call.states[0].shape[-1], call.cell
+    T = T or 0
     weights = 0 if call.weights is None else 3 * (F + H) * cell.gates * H
     return call.values.dtype.itemsize * (weights + B * T * (F + H * (cell.groups + 2)))
 
@@ -220,13 +221,14 @@ class _Kept:
     MOST = 1 << 26  # bytes in all
 
     def __init__(self):
-        self._free, self._lock = [], threading.Lock()
+        self._free, self._bytes, self._lock = [], 0, threading.Lock()
 
     def take(self, key):
         if key is not None and self._lock.acquire(blocking=False):  # never wait: see _common._Spares
             try:
                 for i in range(len(self._free) - 1, -1, -1):
                     if self._free[i].key == key:
+                        self._bytes -= self._free[i].size
                         return self._free.pop(i)
             finally:
                 self._lock.release()
@@ -236,8 +238,9 @@ class _Kept:
         if self._lock.acquire(blocking=False):
             try:
                 self._free.append(training)
-                while sum(t.size for t in self._free) > self.MOST or len(self._free) > 16:
-                    self._free.pop(0)
+                self._bytes += training.size
+                while self._bytes > self.MOST or len(self._free) > 16:
+                    self._bytes -= self._free.pop(0).size
             finally:
                 self._lock.release()
 
@@ -339,6 +342,7 @@ class BulkGradients:
                 job.work = N * work
             for job in self._x:
                 job.blocks = -(-N // PRODUCT_ROWS)
+            self._launch.count()
         for jobs, out in ((self._recurrent, d_recurrent), (self._kernel, d_kernel), (self._bias, d_bias)):
             for job in jobs:
                 job.bind(out=out)
