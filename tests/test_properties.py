@@ -147,8 +147,10 @@ def test_gradients_of_recurrent_ops(case, seed):
 
 
 # ---- other ops -------------------------------------------------------------------------------------------------------
-def assert_near(found, expected, dtype):
-    """Dicts or tuples of arrays, each within K eps of its largest value."""
+def assert_near(found, expected, dtype, condition=1.0):
+    """Dicts or tuples of arrays, each within K eps of its largest value; more where small changes of what went in
+    change it `condition` times as much.
+    """
     pairs = (
         zip(found.values(), expected.values(), strict=True)
         if isinstance(found, dict)
@@ -156,7 +158,7 @@ def assert_near(found, expected, dtype):
     )
     for a, d in pairs:
         largest = float(np.abs(d).max(initial=1.0))
-        assert_close(a, d, dtype, k=0, atol=K * float(np.finfo(dtype).eps) * largest)
+        assert_close(a, d, dtype, k=0, atol=K * float(np.finfo(dtype).eps) * largest * condition)
 
 
 def smooth_or(dtype):
@@ -293,7 +295,8 @@ def test_normalization(data, dtype, launch):
             reference.layer_normalization_forward(x, *scale),
             *reference.layer_normalization_backward(x, dy, gamma),
         )
-        assert_near(found["layer"], expected, dtype)
+        far = np.abs(x).max(axis=-1) / np.maximum(x.std(axis=-1), np.finfo(dtype).tiny)  # from 0, in deviations
+        assert_near(found["layer"], expected, dtype, condition=far.max(initial=1.0))
         expected = reference.unit_normalization_forward(x), reference.unit_normalization_backward(x, dy)
         assert_near(found["unit"], expected, dtype)
     if (B * T if mask is None else mask.sum()) > 8:  # two that happen to be equal leave rounding alone, too
