@@ -161,7 +161,8 @@ class RecurrentLayer(SequenceLayer):
         if self.stateful:
             carried = self._carry_on(shape[0])
             initial_state = initial_state if is_given else carried
-        packed, result = self._packed_weights(training and is_small(inputs)), None
+        packed = self._packed_weights(is_small(inputs)) if training else self._packed_weights()
+        result = None
         if not training:  # without the keywords and checks of the ops: they cost more than one step
             options = (*self._codes, self.go_backwards, restore_order, self.zero_output_for_mask)
             want_states = self.return_state or self.stateful

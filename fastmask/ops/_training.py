@@ -39,7 +39,7 @@ def forward(
         recurrent_factors,
     )  # fmt: skip
     key = _key(call, bias is not None)
-    training = _kept.take(key) or Training(key if _size(call) <= _Kept.MOST else None, call, bias is not None)
+    training = _kept.take(key) or Training(key, call, bias is not None)
     training.forward(call, _given(cell, initial_state))
     return call.result(), Tape(cell, training)
 
@@ -64,7 +64,7 @@ class Training:
         _, _, reverse, restore, _ = call.options
         make = steps_of if key is None or call.mask is None else Steps  # Steps of its own, to be resolved again
         self.steps = steps = make(B, T, call.offsets, call.mask, reverse, restore)
-        self._is_new, self.size = True, 0 if key is None else _size(call)
+        self._is_new, self.size = True, 0 if key is None else sum(_sizes(call))
         self._capacity = N = steps.N if key is None else B * T
         self.own_pack = None if call.packed else Packed(cell, *call.weights)
         self.packed = packed = call.packed or self.own_pack
@@ -197,8 +197,11 @@ def is_small(x):
 
 
 def _key(call, has_bias):
-    """What calls have in common that can share a Training; None if it would not pay."""
+    """What calls have in common that can share a Training; None if it would not pay, or hold too much memory."""
     if not is_small(call.values) or call.factors is not NO_FACTORS:
+        return None
+    weights, steps = _sizes(call)
+    if weights > _Kept.WEIGHTS or weights + steps > _Kept.MOST:
         return None
     given = tuple(s is not None for s in call.initial)
     return (
@@ -207,18 +210,18 @@ def _key(call, has_bias):
     )  # fmt: skip
 
 
-def _size(call):
-    """Bytes of a Training with memory for all positions, about."""
-    (B, T, F), H, cell = call.shape, call.states[0].shape[-1], call.cell
-    T = T or 0
+def _sizes(call):
+    """Bytes, about, of the packed weights and of all positions of a Training that is kept."""
+    (B, T, F), H, cell, size = call.shape, call.states[0].shape[-1], call.cell, call.values.dtype.itemsize
     weights = 0 if call.weights is None else 3 * (F + H) * cell.gates * H
-    return call.values.dtype.itemsize * (weights + B * T * (F + H * (cell.groups + 2)))
+    return size * weights, size * B * T * (F + H * (cell.groups + 2))
 
 
 class _Kept:
     """Trainings to be used again: of a step with little work, a third is left of the time."""
 
     MOST = 1 << 26  # bytes in all
+    WEIGHTS = 1 << 22  # bytes of one: it takes longer to pack them than Python takes for the rest
 
     def __init__(self):
         self._free, self._bytes, self._lock = [], 0, threading.Lock()
