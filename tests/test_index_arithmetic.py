@@ -65,8 +65,8 @@ class Launch:
         packed = self.kernel.pack(**words)
         packed[self.kernel.counter] = first_block
         args = ctypes.addressof(packed)
-        _, hold, _ = _jit._load_drain()
-        hold(RET, EXC, self.kernel.address, args, args + 8 * self.kernel.counter, first_block + self.blocks)
+        _, drain = _jit._load_drain()
+        drain(RET, EXC, self.kernel.address, args, args + 8 * self.kernel.counter, first_block + self.blocks)
         return arrays
 
 
@@ -87,6 +87,11 @@ def launches(monkeypatch):
 
     monkeypatch.setattr(_jit.Kernel, "run", run)
     monkeypatch.setattr(_jit.Job, "run", lambda job: run(job.kernel, job.blocks, job.work, **job.kept))
+
+    def point(job, places, arrays):
+        job.bind(**{job.kernel.names[place]: a for place, a in zip(places, arrays, strict=True)})
+
+    monkeypatch.setattr(_jit.Job, "point", point)
     monkeypatch.setattr(_jit.Together, "run", together)
     monkeypatch.setattr(_jit, "_threads", 1)
     return found
@@ -299,7 +304,7 @@ def test_the_rest_of_an_array_may_be_longer_than_an_int(count):
     x, y = np.arange(1, 17, dtype=np.float32), np.zeros(16, np.float32)
     n = max(0, min(count, _jit.LANES))
     arguments = (ctypes.c_int64 * 5)(_jit.address(x), _jit.address(y), count, 0)
-    _, hold, _ = _jit._load_drain()
+    _, drain = _jit._load_drain()
     at = ctypes.addressof(arguments)
-    hold(RET, EXC, address, at, at + 24, 1)
+    drain(RET, EXC, address, at, at + 24, 1)
     np.testing.assert_array_equal(y, np.where(np.arange(16) < n, x, 0))

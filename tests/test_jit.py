@@ -114,12 +114,12 @@ def test_a_launch_keeps_to_the_number_of_threads():
 
 def test_which_kernels_keep_the_gil(monkeypatch):
     """The tiny ones; and short ones for a while after two in a row have come back late."""
-    calls = []
-    drain = _jit._load_drain()[0]
-    monkeypatch.setattr(_jit, "_drain", (drain, lambda *_: calls.append("hold"), lambda *_: calls.append("release")))
+    calls, kernel = [], python_kernel(lambda block: None)
+    kernel.run(1, 1, x=None, y=None, size=0, code=0)  # loads what is replaced here
+    monkeypatch.setattr(_jit, "_drain_prepared", lambda *_: calls.append("hold"))
+    monkeypatch.setattr(_jit, "_drain", (_jit._load_drain()[0], lambda *_: calls.append("release")))
     for name in ("_keep_gil_until", "_latest", "_late_in_a_row"):
         monkeypatch.setattr(_jit, name, 0)
-    kernel = python_kernel(lambda block: None)
 
     def how(work):
         kernel.run(1, work, x=None, y=None, size=0, code=0)

@@ -177,3 +177,18 @@ def test_a_training_that_is_not_kept_goes_at_once():
         assert training() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_step_is_a_row_of_one_valid_step(cell):
+    """Without a state before it nothing goes back through the recurrent kernel: then it is not even packed."""
+    one, two = Problem(cell, B=5, T=1, F=3, H=33), Problem(cell, B=5, T=2, F=3, H=33)
+    for a in ("kernel", "recurrent_kernel", "bias", "states", "d_states"):
+        setattr(two, a, getattr(one, a))
+    two.x[:, :1], two.d_sequence[:, :1] = one.x, one.d_sequence
+    for states in (None, one.states):
+        a = one.train(initial_state=states)
+        b = two.train(initial_state=states, mask=np.array([[True, False]] * 5), zero_output_for_mask=True)
+        for name in ("outputs", "gradient of x"):
+            b[name] = np.ascontiguousarray(b[name][:, :1])
+        assert_same_bits(a, b)

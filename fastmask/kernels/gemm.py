@@ -267,11 +267,11 @@ _OUTER_ROWS = (6, 4, 2, 1) if TILE_ROWS == 6 else (3, 2, 1)
 
 
 def _write_outer(rows, width):
-    """C[r][v] += sum over n of a[index[n]][r] * b[n][v]."""
+    """C[r][v] = or += sum over n of a[index[n]][r] * b[n][v]."""
 
     def write(e, args):
         b = e.b
-        a, index, a_stride, bp, b_stride, v_stride, count, c, c_stride = args
+        a, index, a_stride, bp, b_stride, v_stride, count, c, c_stride, add = args
         c_rows = [b.inttoptr(b.add(c, b.mul(c_stride, ir.Constant(I64, r))), PTR) for r in range(rows)]
         acc = [e.const(0.0) for _ in range(rows * width)]
         index_ptr = b.inttoptr(index, PTR)
@@ -292,19 +292,23 @@ def _write_outer(rows, width):
             return flat
 
         flat = e.loop(count, acc, step)
-        for r in range(rows):
-            for i in range(width):
-                e.store(c_rows[r], e.load(c_rows[r], i) + flat[r * width + i], i)
+        with b.if_else(b.icmp_signed("!=", add, ir.Constant(I64, 0))) as branches:
+            for branch, added in zip(branches, (True, False), strict=True):
+                with branch:
+                    for r in range(rows):
+                        for i in range(width):
+                            total = flat[r * width + i]
+                            e.store(c_rows[r], e.load(c_rows[r], i) + total if added else total, i)
 
     return write
 
 
 @intrinsic
-def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_stride, count, c, c_stride):
-    """C[r][v] += sum over n < count of a[index[n]][r] · b[n][v]: one tile of a weight gradient.
+def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_stride, count, c, c_stride, add):
+    """C[r][v] = sum over n < count of a[index[n]][r] · b[n][v], added to C if `add`: one tile of a weight gradient.
 
     rows is one of 6, 4, 2, 1 (3, 2, 1 with few registers), width 1 … 4 vectors, adjacent in C, in b in panels of 64
-    bytes, `v_stride` bytes apart. n ascends; the chain starts at 0 and is added to C at its end.
+    bytes, `v_stride` bytes apart. n ascends from a chain of 0.
     """
 
     def codegen(context, builder, sig, args):
@@ -318,12 +322,12 @@ def outer_tile(typingctx, real, rows, width, a, index, a_stride, b, b_stride, v_
                 block = builder.append_basic_block(f"outer.{r}.{w}")
                 switch.add_case(ir.Constant(I64, r * 8 + w), block)
                 builder.position_at_end(block)
-                builder.call(e.function(f"outer{r}x{w}", [I64] * 9, ir.VoidType(), _write_outer(r, w)), rest)
+                builder.call(e.function(f"outer{r}x{w}", [I64] * 10, ir.VoidType(), _write_outer(r, w)), rest)
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(real, *[types.int64] * 11), codegen
+    return types.void(real, *[types.int64] * 12), codegen
 
 
 @intrinsic
@@ -488,18 +492,16 @@ def weight_gradient(block, args, real):
     width = min(per_panel, vectors - panel * per_panel)
     k0, k1 = part * k_step, min(depth, (part + 1) * k_step)
     c_stride = per_panel * L * size
-    c = sums + (panel * depth + k0) * c_stride
-    zero = splat(real, 0.0)
-    for i in range((k1 - k0) * per_panel):
-        store(c + i * L * size, zero)
-    for n0 in range(0, steps, CHUNK):
+    columns += 16 * panel * per_panel
+    b += panel * panel_stride
+    for n0 in range(0, max(steps, 1), CHUNK):
         if stopped(args, 17):
             break
         count = min(CHUNK, steps - n0)
+        c = sums + (panel * depth + k0) * c_stride
         k = k0
         while k < k1:
             rows = outer_rows(k1 - k)
-            at = b + panel * panel_stride + n0 * b_stride
             outer_tile(
                 real,
                 rows,
@@ -507,19 +509,22 @@ def weight_gradient(block, args, real):
                 a + k * size,
                 index + 8 * n0,
                 a_stride,
-                at,
+                b + n0 * b_stride,
                 b_stride,
                 v_stride,
                 count,
-                c + (k - k0) * c_stride,
+                c,
                 c_stride,
+                n0,
             )
+            if n0 + CHUNK >= steps:
+                for v in range(width):
+                    at, elements = out + get_i64(columns, 2 * v) * size, get_i64(columns, 2 * v + 1)
+                    for r in range(rows):
+                        store_part(at + (k + r) * out_stride, load(real, c + (r * per_panel + v) * L * size), elements)
             k += rows
-    for v in range(width):
-        column = columns + 16 * (panel * per_panel + v)
-        at, count = out + get_i64(column, 0) * size, get_i64(column, 1)
-        for k in range(k0, k1):
-            store_part(at + k * out_stride, load(real, c + ((k - k0) * per_panel + v) * L * size), count)
+            if steps > CHUNK:  # else these rows are done, and their memory is in the nearest cache
+                c += rows * c_stride
 
 
 @kernel("b b_stride panel_stride v_stride per_panel steps out columns")

@@ -357,8 +357,9 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
 
     For a row at step k: dh = gradient of its output (and of held copies of it) + carry + dz(k+1) · U^T, then `step`
     (and `step2`) give dz(k). dz(k+1) is read from ws, `ut_inner` scalars a panel from byte ut_skip on; row `steps` of
-    ws is zero and stands for the step behind the last. d_h0, d_c0: 0 or (B,H). With dropout (gates, h_factors as in
-    forward) dz · U^T is taken gate by gate, each part times its factors; ut is then one gate's matrix after another.
+    ws is zero and stands for the step behind the last. ut is 0 where rows have one step and d_h0 is 0. d_h0, d_c0: 0 or
+    (B,H). With dropout (gates, h_factors as in forward) dz · U^T is taken gate by gate, each part times its factors; ut
+    is then one gate's matrix after another.
     """
     h_gates = gates - 1 if gates and two_passes else gates
 
@@ -499,7 +500,7 @@ def recurrent_backward(step, step2, has_cell_state, two_passes, gates=0):
                         store(buffer + at, d)
                     put_i64(c_frame, s, buffer + v0 * L * size)
                 u_part = ut + v0 * L * size * ws_panels * ut_inner
-                for s in range(0, active, tile_rows):
+                for s in range(0, active if ut != 0 else 0, tile_rows):
                     count = min(tile_rows, active - s)
                     if gates:
                         dh = frame + 8 * (DH * SLOTS + s)

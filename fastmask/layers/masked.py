@@ -91,7 +91,7 @@ def with_mask(array, mask):
     """`array` carrying `mask`; plain where mask is None."""
     if mask is None:
         return plain(array)
-    if isinstance(array, Ragged):
+    if type(array) is not np.ndarray and isinstance(array, Ragged):
         masked = MaskedRagged.__new__(MaskedRagged)
         masked._set(array.values, array.offsets)
     else:

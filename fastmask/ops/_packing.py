@@ -44,7 +44,7 @@ def lanes(dtype):
     return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
 
 
-PACK_WORK = 16  # the work of packing an element, in multiply-adds
+PACK_WORK = 8  # the work of packing an element, in multiply-adds
 
 
 @lru_cache(256)
@@ -94,8 +94,7 @@ class _Packing:
     def bind(self, sources):
         """Other weights than the last time."""
         for name, job in zip(self._names, self.jobs, strict=True):
-            if job.kept["weights"] is not sources[name]:
-                job.bind(weights=sources[name])
+            job.bind(weights=sources[name])
 
 
 def pack_columns(matrix):
@@ -150,21 +149,24 @@ class Packed:
 
     def set_weights(self, kernel, recurrent_kernel, bias):
         """Pack other weights of the same shapes in the same memory, which nobody else may be using."""
-        self._sources = self._sources_of(kernel, recurrent_kernel, bias)
+        old, self._sources = self._sources, self._sources_of(kernel, recurrent_kernel, bias)
         packings = [self._forward, *(packing for packing, _ in self._backward.values())]
-        for packing in packings:
-            packing.bind(self._sources)
+        if [*map(id, self._sources.values())] != [*map(id, old.values())]:  # else the numbers in them are new, at most
+            for packing in packings:
+                packing.bind(self._sources)
         if self._all_again is None:
             self._all_again = _jit.Together([job for packing in packings for job in packing.jobs])
         self._all_again.run()
 
-    def backward(self, x_by_gate=False, h_by_gate=False):
-        """(ut, ut2, wt): packed transposes for dh, d(r h) and dx; of all gates together, or a row for each gate."""
-        key = x_by_gate, h_by_gate
+    def backward(self, x_by_gate=False, h_by_gate=False, through_time=True):
+        """(ut, ut2, wt): packed transposes for dh, d(r h) and dx; of all gates together, or a row for each gate.
+        through_time: whether gradients go back to a step, or state, before; else ut is None.
+        """
+        key = x_by_gate, h_by_gate, through_time
         found = self._backward.get(key)
         if found is None:
             cell, pack = self.cell, _Packing(self.H, self._sources)
-            ut = pack.transposed("recurrent_kernel", cell.u_gates, h_by_gate)
+            ut = pack.transposed("recurrent_kernel", cell.u_gates, h_by_gate) if through_time else None
             ut2 = pack.transposed("recurrent_kernel", cell.second_gates) if cell.second_gates else None
             found = pack, (ut, ut2, pack.transposed("kernel", cell.w_gates, x_by_gate))
             pack.run()
@@ -187,15 +189,12 @@ def check_weights(cell, kernel, recurrent_kernel, bias, F, dtype):
         raise ValueError(f"recurrent_kernel: expected shape (H,{G}*H) with H >= 1, received {recurrent_kernel.shape}")
     H = recurrent_kernel.shape[0]
     F = kernel.shape[0] if F is None and kernel.ndim == 2 else F
-    check_shape("kernel", kernel, (F, G * H), f"(F,{G}*H)")
+    if kernel.shape != (F, G * H):
+        check_shape("kernel", kernel, (F, G * H), f"(F,{G}*H)")
     if bias is not None:
-        bias = as_floats("bias", bias, dtype)
-        check_shape(
-            "bias",
-            bias,
-            (2, G * H) if cell.recurrent_bias else (G * H,),
-            f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)",
-        )
+        bias, shape = as_floats("bias", bias, dtype), (2, G * H) if cell.recurrent_bias else (G * H,)
+        if bias.shape != shape:
+            check_shape("bias", bias, shape, f"(2,{G}*H)" if cell.recurrent_bias else f"({G}*H,)")
     return kernel, recurrent_kernel, bias
 
 

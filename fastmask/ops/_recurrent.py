@@ -164,19 +164,19 @@ class Plan:
             self.mask_at = r.index["mask"]
             self.resolve = _jit.prepare_launch(r, self.resolve_args, 1, B * T)
         self.settings = _jit.settings()
+        self.is_kept, self.is_free = False, []  # one element while nobody holds it: to pop is atomic
 
     def bind(self, x, outputs, initial, states):
         """What the next launches read and write; the caller keeps the arrays alive. initial, states: tuples, or None in
         every call of this plan.
         """
-        args, address = self.args, _jit.address
-        at_x, at_outputs, at_h0, at_c0, at_h, at_c = self.at
-        args[at_x] = address(x)
-        args[at_outputs] = address(outputs)
+        args, at, address = self.args, self.at, _jit.address
+        args[at[0]] = address(x)
+        args[at[1]] = address(outputs)
         if initial is not None:
-            args[at_h0], args[at_c0] = address(initial[0]), address(initial[-1])
+            args[at[2]], args[at[3]] = address(initial[0]), address(initial[-1])
         if states is not None:
-            args[at_h], args[at_c] = address(states[0]), address(states[-1])
+            args[at[4]], args[at[5]] = address(states[0]), address(states[-1])
 
     def launch(self, mask):
         """mask: contiguous bool (B,T) for a plan that is masked, else None."""
@@ -221,8 +221,12 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
             if not _plain(state, (*shape[:1], packed.H), packed.dtype):
                 return None
     key = shape, mask is None, initial_state is None, want_states, sequences, options
-    plans = packed.plans
-    plan = plans.pop(key, None)  # atomic: another thread then makes its own
+    plan = packed.plans.get(key)
+    if plan is not None:
+        try:
+            plan.is_free.pop()
+        except IndexError:  # another thread is inside: this one makes its own
+            plan = None
     if plan is None or plan.settings != _jit.settings():
         if len(shape) != 3 or shape[2] != packed.F or not 0 < shape[0] * shape[1] <= Plan.POSITIONS:
             return None
@@ -241,9 +245,11 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
 
 def _give_back(plan, key):
     plans = plan.packed.plans
-    plans[key] = plan
-    if len(plans) > Plan.KEPT:
-        plans.popitem(last=False)  # atomic, as pop: iterating over a dict that other threads change is an error
+    plan.is_free.append(True)
+    if not plan.is_kept:
+        plan.is_kept, plans[key] = True, plan  # the latest
+        if len(plans) > Plan.KEPT:
+            plans.popitem(last=False)  # atomic: iterating over a dict that other threads change is an error
 
 
 class _Postponed(threading.local):
@@ -277,6 +283,9 @@ class SideBySide:
             _give_back(plan, key)
 
 
+ARRAYS = ("x", "h0", "c0", "outputs", "last", "final_h", "final_c")  # a forward kernel's, of one call alone
+
+
 class Call(NamedTuple):
     """A call of a cell, checked; with the memory for its results."""
 
@@ -295,12 +304,9 @@ class Call(NamedTuple):
     states: tuple
 
     def arrays(self):
-        """The forward kernel's arguments that belong to this call alone."""
+        """ARRAYS of this call."""
         c0, final_c = (self.initial[1], self.states[1]) if len(self.states) == 2 else (None, None)
-        return dict(
-            x=self.values, h0=self.initial[0], c0=c0, outputs=self.outputs, last=self.last, final_h=self.states[0],
-            final_c=final_c,
-        )  # fmt: skip
+        return self.values, self.initial[0], c0, self.outputs, self.last, self.states[0], final_c
 
     def result(self):
         outputs = self.outputs if self.last is None else self.last
@@ -365,6 +371,6 @@ def infer(
     scratch = aligned((shares.rows * slot_size(cell, packed, shares),), packed.dtype)
     arguments = forward_arguments(cell, packed, steps, options, shares, scratch)
     _jit.get(cell.module, f"{cell.kernel}_forward", packed.dtype).run(
-        shares.workers, work, **{**arguments, **call.arrays(), "queue": shares.queue()}
+        shares.workers, work, **{**arguments, **dict(zip(ARRAYS, call.arrays(), strict=True)), "queue": shares.queue()}
     )
     return call.result()

@@ -12,7 +12,7 @@ from fastmask.ops._common import Gradients, Steps, Workspace, aligned, as_floats
 from fastmask.ops._dropout import NO_FACTORS, times_rows
 from fastmask.ops._packing import PANEL_BYTES, Packed, lanes
 from fastmask.ops._products import PRODUCT_ROWS, column_sums, product, weight_gradient
-from fastmask.ops._recurrent import check_call, forward_arguments, options_of, shares_of, slot_size
+from fastmask.ops._recurrent import ARRAYS, check_call, forward_arguments, options_of, shares_of, slot_size
 from fastmask.ragged import Ragged
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def forward(
         recurrent_factors,
     )  # fmt: skip
     key = _key(call, bias is not None)
-    training = _kept.take(key) or Training(key, call, bias is not None)
+    training = _kept.take(key) or Training(key if key and _is_worth_keeping(call) else None, call, bias is not None)
     training.forward(call, _given(cell, initial_state))
     return call.result(), Tape(cell, training)
 
@@ -94,6 +94,7 @@ class Training:
         )  # fmt: skip
         name = f"{cell.kernel}{'_dropped' if factors.by_gate else ''}_forward"
         self._forward = _jit.get(cell.module, name, dtype).job(shares.workers, 0, **arguments)
+        self._of_call = self._forward.places(*ARRAYS)
         self._backward, self._gradients = None, {}
 
     def _shares(self, work, by_gate):
@@ -111,9 +112,10 @@ class Training:
                 job.bind(wx=p.wx, wh=p.wh, bias=p.bias, wx2=p.wx2, wh2=p.wh2, bias2=p.bias2)
         self._is_new = False
         self.given, self.shape, self.offsets, self.sequences = given, call.shape, call.offsets, call.last is None
-        self.packs = self.packed.backward(self.factors.x_by_gate, self.factors.h_by_gate)  # of the weights as now
+        factors, through_time = self.factors, self.shape[1] != 1 or given != (None,) * self.cell.states
+        self.packs = self.packed.backward(factors.x_by_gate, factors.h_by_gate, through_time)  # of the weights as now
         job.work = steps.N * self.step_work
-        job.bind(**call.arrays())
+        job.point(self._of_call, call.arrays())
         _run(job, self.shares)
 
     def backward(self, d_sequences, d_last, d_final, need_x):
@@ -121,16 +123,14 @@ class Training:
         (B, T, F), H, G, N = self.shape, packed.H, cell.gates, steps.N
         job = self._backward = self._backward or self._make_backward()
         ut, ut2, _ = self.packs
-        d_initial = tuple(None if shape is None else np.empty((B, H), dtype) for shape in self.given)
+        d_initial = tuple([None if shape is None else np.empty((B, H), dtype) for shape in self.given])
         job.work = N * H * G * H
         of_c = (d_final[1], d_initial[1]) if cell.states == 2 else (None, None)
-        job.bind(
-            d_outputs=d_sequences, d_last=d_last, d_final_h=d_final[0], d_final_c=of_c[0], d_h0=d_initial[0],
-            d_c0=of_c[1], ut=ut, ut2=ut2,
-        )  # fmt: skip
+        arrays = d_sequences, d_last, d_final[0], of_c[0], d_initial[0], of_c[1], ut, ut2
+        job.point(self._of_gradients, arrays)
         _run(job, self._backward_shares)
 
-        d_kernel, d_recurrent = np.empty((F, G, H), dtype), np.empty((H, G, H), dtype)
+        d_kernel, d_recurrent = np.empty((F, G * H), dtype), np.empty((H, G * H), dtype)
         d_bias = dx = None
         if self.has_bias:
             d_bias = np.empty((2, G * H) if cell.recurrent_bias else (G * H,), dtype)
@@ -142,13 +142,12 @@ class Training:
         if need_x:
             dx = times_rows(dx if T is None else dx.reshape(B, T, F), factors.row, self.offsets)
             dx = dx if T is not None else Ragged._checked(dx, self.offsets)
-        self._forward.kept.update(_NO_ARRAYS)
-        job.kept.update(_NO_ARRAYS)
-        d_initial = tuple(
-            d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d
-            for d, shape in zip(d_initial, self.given, strict=True)
-        )
-        return Gradients(dx, d_kernel.reshape(F, G * H), d_recurrent.reshape(H, G * H), d_bias, d_initial)
+        if self.given != (None,) * cell.states:
+            d_initial = tuple(
+                d.sum(axis=0, keepdims=True) if d is not None and shape != d.shape else d
+                for d, shape in zip(d_initial, self.given, strict=True)
+            )
+        return Gradients(dx, d_kernel, d_recurrent, d_bias, d_initial)
 
     def _make_backward(self):
         cell, packed, steps, factors, ws = self.cell, self.packed, self.steps, self.factors, self.ws
@@ -159,19 +158,19 @@ class Training:
         work = N * H * cell.gates * H
         shares = self._backward_shares = self._shares(work, factors.h_by_gate)
         name = f"{cell.kernel}{'_dropped' if factors.h_by_gate else ''}_backward"
-        return _jit.get(cell.module, name, self.dtype).job(
+        job = _jit.get(cell.module, name, self.dtype).job(
             shares.workers, work, order=steps.order, rows=steps.B, first=steps.first, dst=steps.dst, base=steps.base,
             backwards=reverse and restore, slots=shares.slots, workers=shares.workers, queue=shares.queue(), H=H,
             panels=packed.panels, steps=N, zero_masked=zero_masked, hs=self.hs, cs=self.cs, ws=ws, ws_jump=ws_jump,
             scratch=aligned((shares.rows * 3 * packed.panels * lanes(self.dtype),), self.dtype), ut_skip=cell.u_group *
             ws_group, ut_inner=len(cell.u_gates) * units, act=act, ract=ract, h_factors=factors.h, parts=shares.parts,
-            sync=shares.sync(), **dict.fromkeys((*_GRADIENTS, "ut", "ut2")),
+            sync=shares.sync(), **dict.fromkeys(_OF_GRADIENTS),
         )  # fmt: skip
+        self._of_gradients = job.places(*_OF_GRADIENTS)
+        return job
 
 
-_GRADIENTS = ("d_outputs", "d_last", "d_final_h", "d_final_c", "d_h0", "d_c0")
-# what is not to live as long as a job that is kept
-_NO_ARRAYS = dict.fromkeys(("x", "h0", "c0", "outputs", "last", "final_h", "final_c", *_GRADIENTS))
+_OF_GRADIENTS = ("d_outputs", "d_last", "d_final_h", "d_final_c", "d_h0", "d_c0", "ut", "ut2")  # of one backward alone
 
 
 def _run(job, shares):
@@ -197,17 +196,20 @@ def is_small(x):
 
 
 def _key(call, has_bias):
-    """What calls have in common that can share a Training; None if it would not pay, or hold too much memory."""
+    """What calls have in common that can share a Training; None where that does not pay."""
     if not is_small(call.values) or call.factors is not NO_FACTORS:
         return None
-    weights, steps = _sizes(call)
-    if weights > _Kept.WEIGHTS or weights + steps > _Kept.MOST:
-        return None
-    given = tuple(s is not None for s in call.initial)
+    first, second = call.initial[0] is None, call.initial[-1] is None
     return (
-        call.cell, call.values.dtype, call.shape, call.states[0].shape[-1], call.mask is None, call.packed is None,
-        given, call.options, call.last is None, has_bias, _jit.settings(),
+        call.cell.kernel, call.values.dtype, call.shape, call.states[0].shape, call.mask is None, call.packed is None,
+        first, second, call.options, call.last is None, has_bias, _jit.settings(),
     )  # fmt: skip
+
+
+def _is_worth_keeping(call):
+    """And does not hold too much memory, of a call with a key."""
+    weights, steps = _sizes(call)
+    return weights <= _Kept.WEIGHTS and weights + steps <= _Kept.MOST
 
 
 def _sizes(call):
@@ -319,11 +321,11 @@ class BulkGradients:
         before, own = steps.before_and_own(N)
         self._recurrent = self._kernel = self._x = self._bias = ()  # jobs; the largest first
         if not factors.h_by_gate:
-            self._recurrent = _gate_gradient(d_recurrent, cell.u_gates, hs, before, ws, cell.u_group, workspace)
+            self._recurrent = _gate_gradient(d_recurrent, cell, cell.u_gates, hs, before, ws, cell.u_group, workspace)
         if cell.second_gates:  # the candidate met r h, which cs holds, dropped or not
-            self._recurrent += _gate_gradient(d_recurrent, cell.second_gates, cs, own, ws, 0, workspace)
+            self._recurrent += _gate_gradient(d_recurrent, cell, cell.second_gates, cs, own, ws, 0, workspace)
         if not factors.x_by_gate:
-            self._kernel = _gate_gradient(d_kernel, cell.w_gates, x_rows, own, ws, 0, workspace)
+            self._kernel = _gate_gradient(d_kernel, cell, cell.w_gates, x_rows, own, ws, 0, workspace)
         if dx is not None and not factors.x_by_gate:
             panels, _, _, units = ws.shape
             jump, step, _, _ = ws.strides
@@ -334,6 +336,11 @@ class BulkGradients:
         jobs = *self._recurrent, *self._kernel, *self._x, *self._bias
         self._jobs = [(job, job.work // max(1, N)) for job in jobs]  # with the work of a step
         self._launch = _jit.Together(jobs)
+        groups = self._recurrent, self._kernel, self._bias, self._x
+        names = ("out",), ("out",), ("out",), ("c", "weights")
+        self._of_call = [(job, job.places(*names[i]), i) for i, jobs in enumerate(groups) for job in jobs]
+        for job, _, i in self._of_call:
+            job.kept.update(dict.fromkeys(names[i]))  # what is not to live as long as this
 
     def run(self, training, d_kernel, d_recurrent, d_bias, dx):
         steps = training.steps
@@ -346,19 +353,12 @@ class BulkGradients:
             for job in self._x:
                 job.blocks = -(-N // PRODUCT_ROWS)
             self._launch.count()
-        for jobs, out in ((self._recurrent, d_recurrent), (self._kernel, d_kernel), (self._bias, d_bias)):
-            for job in jobs:
-                job.bind(out=out)
-        for job in self._x:
-            job.bind(c=dx, weights=training.packs[2])
+        arrays = (d_recurrent,), (d_kernel,), (d_bias,), (dx, training.packs[2])
+        for job, places, i in self._of_call:
+            job.point(places, arrays[i])
         if training.factors.by_gate:
             _run_by_gate(training, d_kernel, d_recurrent, dx, before, own)
         self._launch.run()
-        for job, _ in self._jobs:
-            job.kept.update(_NO_RESULTS)
-
-
-_NO_RESULTS = dict.fromkeys(("out", "c"))
 
 
 def _run_by_gate(training, d_kernel, d_recurrent, dx, before, own):
@@ -366,16 +366,16 @@ def _run_by_gate(training, d_kernel, d_recurrent, dx, before, own):
     cell, factors, ws, steps = training.cell, training.factors, training.ws, training.steps
     row_of = np.repeat(np.arange(steps.B), np.diff(steps.first))
     if factors.h_by_gate:
-        _gradient_by_gate(d_recurrent, cell.u_gates, training.hs, before, factors.h, row_of, ws, cell.u_group)
+        _gradient_by_gate(d_recurrent, cell, cell.u_gates, training.hs, before, factors.h, row_of, ws, cell.u_group)
     if factors.x_by_gate:
-        _gradient_by_gate(d_kernel, cell.w_gates, training.x_rows, own, factors.x, row_of, ws, 0)
+        _gradient_by_gate(d_kernel, cell, cell.w_gates, training.x_rows, own, factors.x, row_of, ws, 0)
         if dx is not None:
             dx[steps.src] = _x_gradient_by_gate(cell, ws, training.packs[2], factors.x, row_of, dx.shape[1])
 
 
-def _gate_gradient(out, gates, a, index, ws, group, workspace):
+def _gate_gradient(out, cell, gates, a, index, ws, group, workspace):
     """Jobs: out[k, gate] = sum over n of a[index[n]][k] · ws[:, n, gate], gradients of gates from `group` of ws on."""
-    _, G, H = out.shape
+    H = out.shape[1] // cell.gates
     panels, rows, _, units = ws.shape
     jump, step, panel, _ = ws.strides
     V = units // lanes(ws.dtype)  # vectors of a panel
@@ -405,14 +405,14 @@ def _gate_columns(gates, H, units, V):
     return np.stack([at, count], axis=-1).reshape(-1, 2)
 
 
-def _gradient_by_gate(out, gates, a, index, factors, row_of, ws, group):
+def _gradient_by_gate(out, cell, gates, a, index, factors, row_of, ws, group):
     """The same, where each gate met a times its own factors[row_of[n], gate]."""
     depth = len(out)
     for i, g in enumerate(gates):
         with np.errstate(all="ignore"):
             dropped = a[index, :depth] * factors[row_of, g, :depth]
         workspace = Workspace()
-        _jit.Together(_gate_gradient(out, (g,), dropped, np.arange(len(index)), ws, group + i, workspace)).run()
+        _jit.Together(_gate_gradient(out, cell, (g,), dropped, np.arange(len(index)), ws, group + i, workspace)).run()
         workspace.release()
 
 
