@@ -163,11 +163,16 @@ jobs = {
 """
 
 
+not_on_baseline = pytest.mark.skipif(
+    _host.CPU_FEATURES == "",  # asked for: tests/test_guard_pages.py, MACHINES
+    reason="not exercised on baseline: without hardware for multiply-adds these launches take minutes",
+)
+
+
+@not_on_baseline
 @pytest.mark.parametrize("path", PATHS)
 def test_ctrl_c_is_heard_during_a_long_kernel(path):
     """Within 0.3 s; the weights stay what they were. One of three times, for the machine may be busy with others."""
-    if _host.CPU_FEATURES == "":  # asked for: tests/test_guard_pages.py, MACHINES
-        pytest.skip("not exercised on baseline: without hardware for multiply-adds these launches take minutes")
     code = f"""
     import json, os, signal, threading, time, numpy as np, fresh
     from fastmask.kernels import _jit
@@ -301,6 +306,7 @@ def test_ctrl_c_ends_a_program_that_compiles(tmp_path):
     assert cache_files(tmp_path)
 
 
+@not_on_baseline
 @pytest.mark.parametrize("handler", ["returns", "computes", "forks"])
 def test_a_signal_handler_during_a_long_launch(handler):
     """It may return, or use the library itself; in a child that it forks the result is lost, and that is said."""

@@ -117,7 +117,7 @@ def test_which_kernels_keep_the_gil(monkeypatch):
     calls, kernel = [], python_kernel(lambda block: None)
     kernel.run(1, 1, x=None, y=None, size=0, code=0)  # loads what is replaced here
     monkeypatch.setattr(_jit, "_drain_prepared", lambda *_: calls.append("hold"))
-    monkeypatch.setattr(_jit, "_drain", (_jit._load_drain()[0], lambda *_: calls.append("release")))
+    monkeypatch.setattr(_jit, "_drain", (_jit._drain[0], lambda *_: calls.append("release")))
     for name in ("_keep_gil_until", "_latest", "_late_in_a_row"):
         monkeypatch.setattr(_jit, name, 0)
 

@@ -240,8 +240,9 @@ def test_numpy_knows_nothing_of_masks():
         *(np.einsum("btf->bft", y), np.transpose(y), np.zeros_like(y), np.array(y), np.asarray(y), np.array([y, y])),
     ]
     for name in dir(np.ndarray):
-        attribute = getattr(y, name)
-        with contextlib.suppress(TypeError, ValueError):  # a method that wants arguments
+        # a method that wants arguments; one that old versions list, but say is gone
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            attribute = getattr(y, name)
             results.append(attribute() if callable(attribute) and not name.startswith("_") else attribute)
     assert len([r for r in results if isinstance(r, np.ndarray)]) > 50
     assert all(getattr(r, "mask", None) is None for r in results)

@@ -430,7 +430,10 @@ def _native(name, words, kind=ctypes.CFUNCTYPE):
 
 
 def _load_drain():
-    global _drain
+    """Both at once: what the cache holds must not depend on which launches of a process were tiny, or late."""
+    global _drain, _drain_prepared
+    get_num_threads()  # a bad setting is an error at the first launch, however small
+    _drain_prepared = _native("drain_prepared", 1, ctypes.PYFUNCTYPE)
     _drain = _load_function("drain", 4), _native("drain", 4)
     return _drain
 
@@ -439,10 +442,8 @@ def _words(kernel, packed):
     """The words of `drain_prepared` in memory, the last of them their address: ctypes takes 0.06 us to pass one. They
     live as long as the arguments `packed`, for launches that come again.
     """
-    global _drain_prepared
-    if _drain_prepared is None:
-        get_num_threads()  # a bad setting is an error at the first launch, however small
-        _drain_prepared = _native("drain_prepared", 1, ctypes.PYFUNCTYPE)
+    if _drain is None:
+        _load_drain()
     args = ctypes.addressof(packed)
     packed.words = words = (ctypes.c_int64 * 5)(kernel.address, args, args + 8 * kernel.counter)
     words[4] = ctypes.addressof(words)

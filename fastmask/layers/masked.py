@@ -62,7 +62,7 @@ def _plain_method(name):
     def plain_method(self, *args, **kwargs):
         return method(plain(self), *args, **kwargs)
 
-    plain_method.__name__, plain_method.__doc__ = name, method.__doc__
+    plain_method.__name__, plain_method.__doc__ = name, f"numpy.ndarray.{name} of the plain array."
     return plain_method
 
 
