@@ -132,7 +132,7 @@ class Plan:
     """
 
     POSITIONS = 1 << 15  # larger batches do not notice 50 us of preparation, and their memory would count
-    KEPT = 8  # plans kept by a Packed
+    KEPT = 8  # most calls that a Packed keeps plans for, and most plans of one: threads are inside at once
 
     def __init__(self, packed, B, T, options, sequences, masked):
         cell, self.dtype, H = packed.cell, packed.dtype, packed.H
@@ -164,7 +164,7 @@ class Plan:
             self.mask_at = r.index["mask"]
             self.resolve = _jit.prepare_launch(r, self.resolve_args, 1, B * T)
         self.settings = _jit.settings()
-        self.is_kept, self.is_free = False, []  # one element while nobody holds it: to pop is atomic
+        self.home = None  # the list of plans that nobody holds, to go back to
 
     def bind(self, x, outputs, initial, states):
         """What the next launches read and write; the caller keeps the arrays alive. initial, states: tuples, or None in
@@ -221,39 +221,37 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
             if not _plain(state, (*shape[:1], packed.H), packed.dtype):
                 return None
     key = shape, mask is None, initial_state is None, want_states, sequences, options
-    plan = packed.plans.get(key)
-    if plan is not None:
-        try:
-            plan.is_free.pop()
-        except IndexError:  # another thread is inside: this one makes its own
-            plan = None
+    free = packed.plans.get(key)
+    try:
+        plan = free.pop() if free else None
+    except IndexError:  # another thread was faster
+        plan = None
     if plan is None or plan.settings != _jit.settings():
         if len(shape) != 3 or shape[2] != packed.F or not 0 < shape[0] * shape[1] <= Plan.POSITIONS:
             return None
         plan = Plan(packed, *shape[:2], options, sequences, mask is not None)
+        plan.home = packed.plans.setdefault(key, [])
+        if len(packed.plans) > Plan.KEPT:
+            packed.plans.popitem(last=False)  # atomic: iterating over a dict that other threads change is an error
     outputs = np.empty(plan.outputs_shape, plan.dtype)
     states = tuple([np.empty(plan.states_shape, plan.dtype) for _ in range(states)]) if want_states else None
     plan.bind(x, outputs, initial_state, states)
     if _postponed.launches is not None:
         plan.get_ready(mask)
-        _postponed.launches.append((plan, key))
+        _postponed.launches.append(plan)
         return outputs, states
     plan.launch(mask)
-    _give_back(plan, key)
+    _give_back(plan)
     return outputs, states
 
 
-def _give_back(plan, key):
-    plans = plan.packed.plans
-    plan.is_free.append(True)
-    if not plan.is_kept:
-        plan.is_kept, plans[key] = True, plan  # the latest
-        if len(plans) > Plan.KEPT:
-            plans.popitem(last=False)  # atomic: iterating over a dict that other threads change is an error
+def _give_back(plan):
+    if len(plan.home) < Plan.KEPT:
+        plan.home.append(plan)
 
 
 class _Postponed(threading.local):
-    launches = None  # (plan, its key) of each, inside `SideBySide`
+    launches = None  # plans, inside `SideBySide`
 
 
 _postponed = _Postponed()
@@ -271,16 +269,16 @@ class SideBySide:
         launches, _postponed.launches = _postponed.launches, self._outer
         if failed:
             return
-        alone = [plan for plan, _ in launches if plan.workers == 1]
+        alone = [plan for plan in launches if plan.workers == 1]
         work = sum(plan.work for plan in alone)
         if len(alone) < 2 or (work < _jit.SERIAL_WORK and not _jit.is_forced()):
             alone = []
         if alone:
             _jit.Together([_jit.Job(plan.kernel, plan.args, 1, plan.work, None) for plan in alone]).run()
-        for plan, key in launches:
+        for plan in launches:
             if plan not in alone:
                 plan.run()
-            _give_back(plan, key)
+            _give_back(plan)
 
 
 ARRAYS = ("x", "h0", "c0", "outputs", "last", "final_h", "final_c")  # a forward kernel's, of one call alone
