@@ -124,6 +124,9 @@ def forward_arguments(cell, packed, steps, options, shares, scratch, capacity=No
     )  # fmt: skip
 
 
+KEPT = 8  # most calls that a Packed keeps plans for, and most plans of one: threads are inside at once
+
+
 class Plan:
     """Everything of an inference call that stays the same between calls of one shape: checks, addresses, workspace. One
     thread at a time holds it: `bind` what changes, then `launch`.
@@ -132,7 +135,6 @@ class Plan:
     """
 
     POSITIONS = 1 << 15  # larger batches do not notice 50 us of preparation, and their memory would count
-    KEPT = 8  # most calls that a Packed keeps plans for, and most plans of one: threads are inside at once
 
     def __init__(self, packed, B, T, options, sequences, masked):
         cell, self.dtype, H = packed.cell, packed.dtype, packed.H
@@ -209,7 +211,12 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
     if type(x) is not np.ndarray or x.dtype != packed.dtype or not x.flags.c_contiguous:
         return None
     shape = x.shape
-    if mask is not None and not _plain(mask, shape[:2], BOOL):
+    if (
+        mask is not None
+        and not (  # _plain: a call fewer
+            type(mask) is np.ndarray and mask.dtype == BOOL and mask.shape == shape[:2] and mask.flags.c_contiguous
+        )
+    ):
         return None
     states = packed.cell.states
     if initial_state is not None:
@@ -231,22 +238,23 @@ def infer_small(packed, x, mask, initial_state, options, sequences, want_states=
             return None
         plan = Plan(packed, *shape[:2], options, sequences, mask is not None)
         plan.home = packed.plans.setdefault(key, [])
-        if len(packed.plans) > Plan.KEPT:
+        if len(packed.plans) > KEPT:
             packed.plans.popitem(last=False)  # atomic: iterating over a dict that other threads change is an error
     outputs = np.empty(plan.outputs_shape, plan.dtype)
     states = tuple([np.empty(plan.states_shape, plan.dtype) for _ in range(states)]) if want_states else None
     plan.bind(x, outputs, initial_state, states)
+    plan.get_ready(mask)
     if _postponed.launches is not None:
-        plan.get_ready(mask)
         _postponed.launches.append(plan)
         return outputs, states
-    plan.launch(mask)
-    _give_back(plan)
+    plan.run()
+    if len(plan.home) < KEPT:  # _give_back: a call fewer
+        plan.home.append(plan)
     return outputs, states
 
 
 def _give_back(plan):
-    if len(plan.home) < Plan.KEPT:
+    if len(plan.home) < KEPT:
         plan.home.append(plan)
 
 
