@@ -4,7 +4,7 @@
     python asv_bench/goals.py --only latency fill  some of them
 
 Sections
-- fill     time at 10 % valid steps against all steps valid, as a padded batch and as Ragged
+- fill     time at 10 % valid steps against all steps valid, as a padded batch and as Ragged; lengths evenly spaced
 - holes    masked steps anywhere against as many at the end
 - threads  two threads against one
 - sweep    PyTorch's issue 149194: a two-layer LSTM on 32 rows whose lengths are evenly spaced from 1 to L
@@ -126,7 +126,7 @@ def prepare_ragged(threads, cell, mode, size, fill):
     """The same as Ragged: valid steps alone go in and come out."""
     import fastmask as fm
 
-    w = Workload(cell, mode, *size, fill=fill)
+    w = Workload(cell, mode, *size, fill=fill, evenly=True)
     data = Data(w)
     offsets = np.concatenate([[0], np.cumsum(data.lengths)])
     x, d_outputs = (fm.Ragged(a[data.mask], offsets) for a in (data.x, data.d_outputs))
@@ -148,7 +148,7 @@ def fill_times(threads, seconds):
     fm.set_num_threads(threads)
     found = {}
     for size, cell, mode in product((SMALL, MIDDLE, LARGE), GATES, MODES):
-        padded = [prepare(threads, cell, mode, *size, fill=fill) for fill in (0.1, 1.0)]
+        padded = [prepare(threads, cell, mode, *size, fill=fill, evenly=True) for fill in (0.1, 1.0)]
         ragged = [prepare_ragged(threads, cell, mode, size, fill) for fill in (0.1, 1.0)]
         times = in_turns([*padded, *ragged], seconds)
         found[name_of(cell, mode, size) + ", padded"] = times[0] / times[1]

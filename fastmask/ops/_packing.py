@@ -44,7 +44,9 @@ def lanes(dtype):
     return _jit.LANES if dtype == np.float32 else _jit.LANES // 2
 
 
-PACK_WORK = 8  # the work of packing an element, in multiply-adds
+def _pack_work(elements):
+    """The work of packing, in multiply-adds: a large array comes from another core's cache, and goes there."""
+    return elements * (8 if elements < 20_000 else 32)
 
 
 @lru_cache(256)
@@ -81,7 +83,7 @@ class _Packing:
     def _add(self, kernel, blocks, name, gates, out):
         weights = np.atleast_2d(self._sources[name])
         job = _jit.get("gemm", kernel, weights.dtype).job(
-            blocks, PACK_WORK * out.size, weights=weights, row_stride=weights.shape[1] * weights.itemsize,
+            blocks, _pack_work(out.size), weights=weights, row_stride=weights.shape[1] * weights.itemsize,
             rows=weights.shape[0], gates=_columns(gates, self._H), count=len(gates), units=self._H, out=out,
         )  # fmt: skip
         self._names.append(name)
