@@ -151,6 +151,7 @@ def function(of, **arguments):
 # not what an object is, but what it has at hand: threads' own things, packed copies of weights, scratch memory
 AT_HAND = {
     *("_latest", "_packed", "_local", "_tmp", "_nodes", "version", "plans", "value", "saved", "workspace"),
+    "kept_alive",  # of a Plan: its workspace, which nobody has written yet
     "_number",  # of a graph: by id
     *("_src", "_dst", "_resolve", "_before", "_room"),  # of Steps: room for other masks
     *("stop_training", "stop_evaluating", "stop_predicting", "history"),  # what callbacks are told
